@@ -1,0 +1,357 @@
+"""One source of truth for configuration: part dataclasses, recipes, presets, tuned rows and overrides in one tree.
+
+Precedence, weakest first: part defaults < recipe (``algorithms/NAME.yaml``) < tuned row (``algorithms/tuned.csv``)
+< preset < command line. A layer that names another part (``head=gaussian``) starts from that part's defaults; a
+backbone that stands in the old part is kept if the new part has a place for one, so that an ablation along one axis
+holds the others. Override strings follow Hydra's grammar, and `store_in_hydra` puts every part's dataclass into
+Hydra's ConfigStore for applications of their own. The tree is composed here and not by `hydra.compose`, so that
+`make_agent` works inside somebody's Hydra application and a part can be exchanged by a later layer.
+"""
+
+import csv
+import dataclasses
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from genpolicy.critics.base import CriticConfig
+from genpolicy.critics.td import TDConfig
+from genpolicy.errors import ConfigError, suggest
+from genpolicy.heads.meanflow import MeanFlowConfig
+from genpolicy.options import Options, describe_type, option, slot
+from genpolicy.policies.base import PolicyConfig
+from genpolicy.policies.q_gradient import QGradientConfig
+from genpolicy.registry import BACKBONES, CRITICS, HEADS, POLICIES, Registry
+from genpolicy.training.agent import AgentConfig
+
+REGISTRIES: dict[str, Registry] = {registry.kind: registry for registry in (HEADS, CRITICS, POLICIES, BACKBONES)}
+PRESETS = ("paper", "small", "smoke")
+
+
+@dataclass(frozen=True)
+class TrainerConfig(Options):
+    """How long and how often; an interval of 0 turns the thing off."""
+
+    steps: int = option(1_000_000, "updates of the whole objective", minimum=0)
+    pretrain_steps: int = option(0, "updates before them that fit the head only", minimum=0)
+    batch_size: int = option(256, "transitions per update", minimum=1)
+    log_every: int = option(5_000, "updates between two lines of train.jsonl", minimum=0)
+    eval_every: int = option(100_000, "updates between two evaluations in the simulator", minimum=0)
+    eval_episodes: int = option(50, "episodes per evaluation", minimum=1)
+    eval_workers: int = option(2, "simulator processes", minimum=1)
+    checkpoint_every: int = option(100_000, "updates between two checkpoints", minimum=0)
+    compile: bool | None = option(None, "compile the update; null: if the run is long enough to pay for compiling")
+    threads: int | None = option(None, "threads of arithmetic; null: as torch chooses", minimum=1)
+
+
+@dataclass(frozen=True)
+class DataConfig(Options):
+    """Where the data comes from and how it is prepared."""
+
+    dir: str | None = option(None, "directory of dataset files; null: ~/.ogbench/data")
+    normalize_observations: bool = option(False, "standardise observations by the training set's mean and deviation")
+
+
+@dataclass(frozen=True)
+class LoggingConfig(Options):
+    """Where metrics go besides train.jsonl and eval.jsonl."""
+
+    tensorboard: bool = option(False, "write TensorBoard events into the run directory")
+    wandb: Literal["disabled", "offline", "online"] = option("disabled", "log to Weights & Biases")
+    wandb_project: str = option("genpolicy", "its project")
+
+
+@dataclass(frozen=True)
+class RunConfig(Options):
+    """Everything that determines a run."""
+
+    algorithm: str = option("meanflow_ql", "recipe: a name of `genpolicy list algorithms`, or the path of a YAML file")
+    task: str | None = option(None, "task: a name of `genpolicy list tasks`")
+    preset: Literal["paper", "small", "smoke"] = option("paper", "sizes and lengths: published, laptop, seconds")
+    seed: int = option(0, "seed of parameters, data order, noise and evaluation", minimum=0)
+    device: str = option("cpu", "torch device")
+    run_dir: str | None = option(None, "run directory; null: runs/ALGORITHM/TASK/TIME-seedN")
+    resume: str | None = option(None, "run directory to go on with")
+    head: Options = slot("head", MeanFlowConfig(), "how actions are generated")
+    critic: CriticConfig | None = slot("critic", TDConfig(), "how values are learned; null for none")
+    policy: PolicyConfig = slot("policy", QGradientConfig(), "how the critic improves the head")
+    agent: AgentConfig = option(AgentConfig(), "optimisers")
+    trainer: TrainerConfig = option(TrainerConfig(), "lengths and intervals")
+    data: DataConfig = option(DataConfig(), "dataset")
+    logging: LoggingConfig = option(LoggingConfig(), "loggers")
+
+
+Tree = dict[str, Any]
+
+
+def compose(overrides: Sequence[str] = ()) -> RunConfig:
+    """Compose a configuration from override strings.
+
+    Args:
+        overrides: as on the command line, ``["algorithm=bc", "head.time_steps=50", "critic.hidden_dims=[256,256]"]``.
+
+    Raises:
+        ConfigError: for an override that cannot be parsed, an unknown key or name (with the nearest ones), a value of
+            the wrong type or out of range, or parts that do not fit together.
+    """
+    return build(compose_tree(overrides))
+
+
+def compose_tree(overrides: Sequence[str] = ()) -> Tree:
+    """Compose the tree of plain values that `build` checks and turns into a `RunConfig`."""
+    given = parse_overrides(overrides)
+    chosen = dict(given)
+    recipe = load_recipe(str(chosen.get("algorithm", RunConfig.algorithm)))
+    preset = chosen.get("preset", RunConfig.preset)
+    presets = {"paper": {}} | (recipe.pop("presets", None) or {})
+    if preset not in presets:
+        raise ConfigError(
+            f"Unknown preset '{preset}'.{suggest(str(preset), presets)} This algorithm has: {', '.join(presets)}."
+        )
+    recipe.pop("about", None)
+    tree = _defaults(RunConfig)
+    _merge(tree, RunConfig, recipe, "")
+    for key, value in _tuned(str(chosen.get("algorithm", RunConfig.algorithm)), chosen.get("task")):
+        _merge(tree, RunConfig, _nest(key, value), "")
+    _merge(tree, RunConfig, presets[preset] or {}, "")
+    # A part is exchanged before its fields are set, whatever the order on the command line.
+    for key, value in sorted(given, key=lambda pair: (not _names_part(pair[0]), pair[0].count("."))):
+        _merge(tree, RunConfig, _nest(key, value), "")
+    return tree
+
+
+def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
+    """Parse ``key=value`` strings by Hydra's grammar into (key, value) pairs.
+
+    Raises:
+        ConfigError: for text that is not an override, a deletion, or a sweep.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    pairs = []
+    for text in overrides:
+        try:
+            parsed = parser.parse_override(text)
+        except HydraException as error:
+            raise ConfigError(
+                f"Cannot read the override '{text}'. Write key=value, as in head.time_steps=50; "
+                "quote a value with special characters: 'key=\"a b\"'."
+            ) from error
+        if parsed.is_delete() or parsed.is_sweep_override():
+            raise ConfigError(f"The override '{text}' deletes or sweeps; give one value: key=value.")
+        pairs.append((parsed.key_or_group.replace("/", "."), parsed.value()))
+    return pairs
+
+
+def build(tree: Mapping[str, Any]) -> RunConfig:
+    """Check a tree of plain values and turn it into a `RunConfig`.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
+    config = _build(RunConfig, tree, "")
+    if config.device.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device is '{config.device}'; use cpu, cuda, cuda:0 or mps.")
+    return config
+
+
+def to_tree(options: Options) -> Tree:
+    """Turn options back into the tree that `build` reads; parts carry their "name"."""
+    tree: Tree = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, Options):
+            kind = field.metadata.get("slot")
+            name = {"name": REGISTRIES[kind].find(value).name} if kind else {}
+            tree[field.name] = name | to_tree(value)
+        else:
+            tree[field.name] = list(value) if isinstance(value, tuple) else value
+    return tree
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The whole configuration as YAML; `from_yaml` reads it back."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(to_tree(config)))
+
+
+def from_yaml(text: str) -> RunConfig:
+    """Read what `to_yaml` wrote.
+
+    Raises:
+        ConfigError: for text that is not such a configuration.
+    """
+    tree = _defaults(RunConfig)
+    _merge(tree, RunConfig, _read_yaml(text, "the configuration"), "")
+    return build(tree)
+
+
+def store_in_hydra() -> None:
+    """Put every registered part's hyperparameters into Hydra's ConfigStore.
+
+    The groups are head, critic, policy and, for a part with a backbone, head/backbone and so on, so that a Hydra
+    application of yours can write ``defaults: [{head: meanflow}]``.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for kind in ("head", "critic", "policy"):
+        for entry in REGISTRIES[kind].entries():
+            store.store(group=kind, name=entry.name, node={"name": entry.name} | _defaults(entry.config))
+            for field in dataclasses.fields(entry.config):
+                for part in REGISTRIES[field.metadata["slot"]].entries() if "slot" in field.metadata else ():
+                    node = {"name": part.name} | _defaults(part.config)
+                    store.store(group=f"{kind}/{field.name}", name=part.name, node=node)
+
+
+# Recipes
+
+
+def declarations(kind: str = "algorithms") -> Path:
+    """The directory of recipes: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "_declarations" / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def recipe_names() -> list[str]:
+    """Names of the published algorithms that have a recipe."""
+    return sorted(path.stem for path in declarations().glob("*.yaml"))
+
+
+def load_recipe(algorithm: str) -> Tree:
+    """Read a recipe by name or path.
+
+    Raises:
+        ConfigError: for an unknown name (with the nearest ones), or a file that is not YAML.
+    """
+    named = declarations() / f"{algorithm}.yaml"
+    path = Path(algorithm).expanduser() if algorithm.endswith((".yaml", ".yml")) else named
+    if not path.is_file():
+        names = recipe_names()
+        raise ConfigError(
+            f"Unknown algorithm '{algorithm}'.{suggest(algorithm, names)} Known: {', '.join(names)}; "
+            "or give the path of a recipe that ends in .yaml."
+        )
+    return _read_yaml(path.read_text(), str(path))
+
+
+def _read_yaml(text: str, where: str) -> Tree:
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    try:
+        tree = OmegaConf.to_container(OmegaConf.create(text))
+    except YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must be a mapping of keys to values, got {type(tree).__name__}.")
+    return typing.cast(Tree, tree)
+
+
+def _tuned(algorithm: str, task: Any) -> list[tuple[str, Any]]:
+    path = declarations() / "tuned.csv"
+    if task is None or not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["algorithm"] == algorithm and row["task"] == task]
+    return parse_overrides(f"{row['key']}={row['value']}" for row in rows)
+
+
+# The tree
+
+
+def _defaults(cls: type[Options]) -> Tree:
+    return to_tree(cls())
+
+
+def _nest(key: str, value: Any) -> Tree:
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
+
+
+def _names_part(key: str) -> bool:
+    return key in ("head", "critic", "policy") or key.endswith((".backbone", ".name"))
+
+
+def _merge(tree: Tree, cls: type[Options], layer: Mapping[str, Any], where: str) -> None:
+    """Write a layer's values into the tree, checking keys; parts are exchanged where the layer names another."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key, value in layer.items():
+        path = f"{where}{key}"
+        if key == "name" and "name" in tree:
+            continue
+        if key not in fields:
+            raise ConfigError(
+                f"Unknown key '{path}'.{suggest(str(key), fields)} Known keys here: {', '.join(fields)}."
+            )
+        field = fields[key]
+        if kind := field.metadata.get("slot"):
+            tree[key] = _merge_part(tree[key], REGISTRIES[kind], value, path)
+        elif isinstance(field.default, Options):
+            if not isinstance(value, Mapping):
+                names = ", ".join(f"{path}.{inner.name}" for inner in dataclasses.fields(field.default))
+                raise ConfigError(f"'{path}' is a group of keys, not a value. Set one of: {names}.")
+            _merge(tree[key], type(field.default), value, f"{path}.")
+        elif isinstance(value, Mapping):
+            raise ConfigError(f"'{path}' is a single value ({_type_of(cls, key)}); it has no keys below it.")
+        else:
+            tree[key] = value
+
+
+def _merge_part(old: Tree | None, registry: Registry, value: Any, path: str) -> Tree | None:
+    if value is None or value == "none":
+        return None
+    layer = dict(value) if isinstance(value, Mapping) else {"name": value}
+    name = layer.pop("name", None) or (old or {}).get("name")
+    if name is None:
+        raise ConfigError(f"'{path}' is null; name a part first, as in {path}={registry.names()[0]}.")
+    entry = registry[str(name)]
+    tree = old
+    if tree is None or tree["name"] != name:
+        tree = {"name": name} | _defaults(entry.config)
+        for field in dataclasses.fields(entry.config):
+            kept = (old or {}).get(field.name)
+            if "slot" in field.metadata and kept is not None:
+                tree[field.name] = kept
+    _merge(tree, entry.config, layer, f"{path}.")
+    return tree
+
+
+def _build(cls: type[Options], tree: Mapping[str, Any], where: str) -> Any:
+    values = {}
+    for field in dataclasses.fields(cls):
+        value, path = tree[field.name], f"{where}{field.name}"
+        if kind := field.metadata.get("slot"):
+            if value is None and field.name != "critic":
+                raise ConfigError(f"'{path}' is null, but every run needs one: {', '.join(REGISTRIES[kind].names())}.")
+            part = value and REGISTRIES[kind][value["name"]].config
+            values[field.name] = part and _build(part, value, f"{path}.")
+        elif isinstance(field.default, Options):
+            values[field.name] = _build(type(field.default), value, f"{path}.")
+        else:
+            values[field.name] = _coerce(typing.get_type_hints(cls)[field.name], value)
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(f"{cls.__name__}.", where)) from error
+
+
+def _coerce(hint: Any, value: Any) -> Any:
+    """Lists to tuples, and numbers such as 1e6 to int where an int is asked for."""
+    if isinstance(value, list):
+        return tuple(value)
+    wants = typing.get_args(hint) or (hint,)
+    if isinstance(value, float) and int in wants and float not in wants and value.is_integer():
+        return int(value)
+    return value
+
+
+def _type_of(cls: type[Options], key: str) -> str:
+    return describe_type(typing.get_type_hints(cls)[key])

@@ -1,0 +1,17 @@
+"""Generative heads: how an action is generated from an observation and noise, and how that is fitted to data."""
+
+from genpolicy.heads.base import GenerativeHead, HeadLoss
+from genpolicy.heads.gaussian import GaussianConfig, GaussianHead
+from genpolicy.heads.meanflow import MeanFlowConfig, MeanFlowHead
+from genpolicy.heads.reformulations import REFORMULATIONS, Reformulation
+
+__all__ = [
+    "REFORMULATIONS",
+    "GaussianConfig",
+    "GaussianHead",
+    "GenerativeHead",
+    "HeadLoss",
+    "MeanFlowConfig",
+    "MeanFlowHead",
+    "Reformulation",
+]

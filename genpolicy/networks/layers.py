@@ -1,0 +1,43 @@
+"""Small pieces that backbones share: initialisation, joining of inputs, the reference's normalisation."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-6
+"""Flax's default; torch's own is 1e-5. It belongs to the reference networks."""
+
+
+def linear(in_dim: int, out_dim: int, *, scale: float = 1.0) -> nn.Linear:
+    """A linear layer with Xavier-uniform weights times `scale` and a bias of zero (Flax's habit in this field)."""
+    layer = nn.Linear(in_dim, out_dim)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+    return layer
+
+
+def join(*parts: Float[Tensor, "*?batch _"] | None) -> Tensor:
+    """Concatenate along the last axis, broadcasting the batch axes and leaving out None."""
+    given = [part for part in parts if part is not None]
+    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in given))
+    return torch.cat([part.expand(*batch, part.shape[-1]) for part in given], dim=-1)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * sqrt(dim) * gain.
+
+    Reference: HiccupRL/MeanFlowQL divides by the root mean square *and* multiplies by sqrt(dim) (usual is one of
+    the two), so activations are sqrt(dim) times larger than in other transformers. The published numbers were made
+    with it.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Normalise over the last axis."""
+        inverse_rms = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 1e-6)
+        return x * inverse_rms * (self.gain * self.gain.shape[0] ** 0.5)

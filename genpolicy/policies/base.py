@@ -1,0 +1,157 @@
+"""What every policy promises, and how all of them act."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from genpolicy.batch import Batch
+from genpolicy.critics.base import Critic
+from genpolicy.errors import ConfigError
+from genpolicy.heads.base import GenerativeHead
+from genpolicy.options import Options, option
+
+ACTION_LOW, ACTION_HIGH = -1.0, 1.0
+
+
+class PolicyLoss(NamedTuple):
+    """The policy's objective on a batch."""
+
+    loss: Float[Tensor, ""]
+    metrics: dict[str, Tensor]
+    """Detached 0-d tensors for the log."""
+    state: dict[str, Tensor]
+    """The new values of the policy's explicit state (empty for a policy without any)."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig(Options):
+    """Options of acting, which every policy has."""
+
+    acting: Literal["best", "mean", "single"] = option(
+        "best", "best of N candidates by the critic, their mean, or a single sample"
+    )
+    num_candidates: int = option(5, "N, candidates per action (acting=single uses one)", minimum=1)
+    ranking_critic: Literal["target", "online"] = option("target", "which critic parameters rank the candidates")
+    ranking_agg: Literal["mean", "min"] = option("mean", "how the members' values become one rank")
+    temperature: float = option(1.0, "factor on the noise when acting; 0 is the mode of a Gaussian head", minimum=0)
+
+
+class Policy(nn.Module, ABC):
+    """How the critic improves the head, and how the improved head acts. A policy owns its head.
+
+    Args:
+        config: the policy's hyperparameters.
+        head: the head to improve.
+        total_steps: planned number of updates, the horizon of schedules.
+    """
+
+    needs_critic = True
+    """Whether `loss` uses a critic."""
+
+    config: PolicyConfig
+
+    def __init__(self, config: Any, *, head: GenerativeHead, total_steps: int):
+        super().__init__()
+        self.config = config
+        self.head = head
+        self.total_steps = total_steps
+        if not self.needs_critic and self.ranked_candidates > 1:
+            raise ConfigError(
+                "policy.acting='best' ranks candidates by a critic, but this policy trains without one. "
+                "Use policy.acting=single or policy.acting=mean."
+            )
+
+    # Acting
+
+    @property
+    def acting_candidates(self) -> int:
+        """How many candidates acting generates."""
+        return 1 if self.config.acting == "single" else self.config.num_candidates
+
+    @property
+    def ranked_candidates(self) -> int:
+        """How many candidates acting ranks by Q; 1 if it doesn't."""
+        return self.config.num_candidates if self.config.acting == "best" else 1
+
+    def noise(self, n: int, generator: torch.Generator, candidates: int | None = None) -> Tensor:
+        """Draw noise (N, n, \\*head.noise_shape) for n states; N is `candidates`, or what acting needs."""
+        count = candidates or self.acting_candidates
+        return rearrange(self.head.noise(count * n, generator), "(c n) ... -> c n ...", c=count)
+
+    def propose(self, features: Float[Tensor, "B F"], noise: Float[Tensor, "N B ..."]) -> Float[Tensor, "N B A"]:
+        """Return one action per noise, clipped to the bounds."""
+        return self._sample(features, noise).clamp(ACTION_LOW, ACTION_HIGH)
+
+    def act(
+        self, features: Float[Tensor, "B F"], noise: Float[Tensor, "N B ..."], critic: Critic | None
+    ) -> Float[Tensor, "B A"]:
+        """Return actions within the bounds, by the acting mode of the configuration.
+
+        Args:
+            features: (B, F).
+            noise: (N, B, ...), from `noise`.
+            critic: ranks the candidates; may be None unless `acting` is "best" with N > 1.
+        """
+        noise = noise * self.config.temperature
+        if self.config.acting == "mean":
+            # Reference: the average of the unclipped candidates, clipped afterwards.
+            return self._sample(features, noise).mean(dim=0).clamp(ACTION_LOW, ACTION_HIGH)
+        candidates = self.propose(features, noise)
+        if len(candidates) == 1:
+            return candidates[0]
+        if critic is None:
+            raise ConfigError("Ranking candidates needs a critic; use policy.acting=single or mean, or train with one.")
+        choice = self.rank(features, candidates, critic).argmax(dim=0)
+        return candidates[choice, torch.arange(candidates.shape[1], device=candidates.device)]
+
+    def rank(
+        self, features: Float[Tensor, "B F"], candidates: Float[Tensor, "N B A"], critic: Critic
+    ) -> Float[Tensor, "N B"]:
+        """Return the score of each candidate by the critic and aggregation of the configuration."""
+        value = critic.target_q if self.config.ranking_critic == "target" else critic.q
+        qs = value(features.expand(len(candidates), *features.shape), candidates)
+        return qs.mean(dim=0) if self.config.ranking_agg == "mean" else qs.amin(dim=0)
+
+    def _sample(self, features: Float[Tensor, "B F"], noise: Float[Tensor, "N B ..."]) -> Float[Tensor, "N B A"]:
+        return self.head.sample(features.expand(len(noise), *features.shape), noise)
+
+    # Learning
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """The policy's explicit state at the start: what changes in training besides parameters."""
+        return {}
+
+    @abstractmethod
+    def draw(self, n: int, generator: torch.Generator) -> Any:
+        """Draw every random number that `loss` needs for n rows."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, critic: Critic | None, draws: Any, state: Mapping[str, Tensor]) -> PolicyLoss:
+        """Return the policy's objective.
+
+        The agent differentiates it with respect to the policy's own parameters only: the critic is frozen.
+
+        Args:
+            batch: B transitions.
+            critic: the online critic, or None.
+            draws: what `draw(B, ...)` returned.
+            state: the explicit state, with "step", the number of updates done before this one (0-d int64).
+        """
+
+    @abstractmethod
+    def pretrain_loss(self, batch: Batch, draws: Any) -> PolicyLoss:
+        """Return the objective of pretraining: the mean of the head's own loss, with the draws of `draw`."""
+
+
+def cloning_loss(head: GenerativeHead, batch: Batch, head_draws: Any) -> PolicyLoss:
+    """Mean of the head's loss over the batch: behaviour cloning."""
+    fit = head.loss(batch.features, batch.actions, head_draws)
+    loss = fit.per_sample.mean()
+    metrics = {"bc_loss": loss.detach()} | {f"head/{name}": value for name, value in fit.metrics.items()}
+    return PolicyLoss(loss, metrics, {})

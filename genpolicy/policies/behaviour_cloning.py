@@ -1,0 +1,45 @@
+"""Behaviour cloning: fit the head to the dataset's actions, without a critic."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from genpolicy.batch import Batch
+from genpolicy.critics.base import Critic
+from genpolicy.options import option
+from genpolicy.policies.base import Policy, PolicyConfig, PolicyLoss, cloning_loss
+from genpolicy.registry import POLICIES
+
+
+@dataclass(frozen=True)
+class BehaviourCloningConfig(PolicyConfig):
+    """Hyperparameters of behaviour cloning."""
+
+    acting: Literal["best", "mean", "single"] = option("single", "a single sample, or the mean of N")
+
+
+@POLICIES.register("behaviour_cloning", config=BehaviourCloningConfig)
+class BehaviourCloning(Policy):
+    """Minimise the mean of the head's loss over the dataset.
+
+        loss = mean_B head.loss(features, action)
+
+    The baseline of every offline method, and the pretraining phase of MeanFlowQL.
+    """
+
+    needs_critic = False
+
+    def draw(self, n: int, generator: torch.Generator) -> Any:
+        """Draw what the head's loss needs."""
+        return self.head.draw(n, generator)
+
+    def loss(self, batch: Batch, critic: Critic | None, draws: Any, state: Mapping[str, Tensor]) -> PolicyLoss:
+        """Return the mean of the head's loss; critic and state are not used."""
+        return cloning_loss(self.head, batch, draws)
+
+    def pretrain_loss(self, batch: Batch, draws: Any) -> PolicyLoss:
+        """Return the same."""
+        return cloning_loss(self.head, batch, draws)

@@ -1,0 +1,101 @@
+"""Q-gradient: improve the head by the critic's gradient through its samples, held to the data by cloning."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from genpolicy.batch import Batch
+from genpolicy.critics.base import Critic
+from genpolicy.errors import ConfigError
+from genpolicy.heads.base import GenerativeHead
+from genpolicy.options import option
+from genpolicy.policies.base import ACTION_HIGH, ACTION_LOW, Policy, PolicyConfig, PolicyLoss, cloning_loss
+from genpolicy.policies.bc_weight import BCScheduleConfig, BCWeight
+from genpolicy.registry import POLICIES
+
+
+@dataclass(frozen=True)
+class QGradientConfig(PolicyConfig):
+    """Hyperparameters of the Q-gradient policy; the defaults are those of HiccupRL/MeanFlowQL."""
+
+    bc_weight: float = option(10.0, "weight of the head's loss (alpha of the papers)", minimum=0)
+    bc_schedule: BCScheduleConfig = option(BCScheduleConfig(), "how bc_weight changes in training")
+    normalize_q: bool = option(True, "divide the Q term by the batch mean of |Q|, without gradient")
+    q_agg: Literal["mean", "min"] = option("mean", "how the members' values of the sampled action become one")
+    bound_weight: float = option(1.0, "weight of the penalty on actions outside [-1, 1] before clipping", minimum=0)
+
+
+class QGradientDraws(NamedTuple):
+    """Draws of the Q-gradient loss: the head's, and the noise (B, ...) of the improved action."""
+
+    head: Any
+    noise: Tensor
+
+
+@POLICIES.register("q_gradient", config=QGradientConfig)
+class QGradient(Policy):
+    """Maximise Q over the head's own samples and keep the head close to the data.
+
+        x = head.sample(features, noise)
+        loss = -scale * mean Q(features, clip(x)) + bound_weight * bound + bc_weight * mean head.loss
+        bound = mean relu(x - 1) + mean relu(-1 - x)
+        scale = 1 / mean |Q| without gradient if normalize_q, else 1
+
+    The Q gradient is zero for clipped coordinates, so outside the bounds only the penalty and the fit act.
+
+    **Reference.** HiccupRL/MeanFlowQL ``agents/meanflowql.py`` (arXiv:2511.13035): the online critic's mean over
+    members scores the action; the weight multiplies the whole head loss, auxiliary terms included.
+    """
+
+    config: QGradientConfig
+
+    def __init__(self, config: QGradientConfig, *, head: GenerativeHead, total_steps: int):
+        super().__init__(config, head=head, total_steps=total_steps)
+        self.bc_weight = BCWeight(config.bc_schedule, initial=config.bc_weight, total_steps=total_steps)
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """The adaptive weight's state."""
+        return self.bc_weight.initial_state()
+
+    def draw(self, n: int, generator: torch.Generator) -> QGradientDraws:
+        """Draw the head's random numbers and the noise of the improved action."""
+        return QGradientDraws(self.head.draw(n, generator), self.head.noise(n, generator))
+
+    def loss(
+        self, batch: Batch, critic: Critic | None, draws: QGradientDraws, state: Mapping[str, Tensor]
+    ) -> PolicyLoss:
+        """Return the Q term, the bound penalty and the weighted fit; see the class."""
+        if critic is None:
+            raise ConfigError("policy=q_gradient follows a critic's gradient; choose one (critic=td) or policy=behaviour_cloning.")
+        # Fit to the data
+        fit = self.head.loss(batch.features, batch.actions, draws.head)
+        weight, new_state = self.bc_weight(fit.fit.detach().mean(), state)
+        bc_loss = fit.per_sample.mean()
+
+        # Improvement by the critic
+        action = self.head.sample(batch.features, draws.noise)
+        bound_loss = functional.relu(action - ACTION_HIGH).mean() + functional.relu(ACTION_LOW - action).mean()
+        qs = critic.q(batch.features, action.clamp(ACTION_LOW, ACTION_HIGH))
+        q = qs.mean(dim=0) if self.config.q_agg == "mean" else qs.amin(dim=0)
+        # Stop-gradient: the scale is a unit of measure, not something to optimise.
+        scale = q.detach().abs().mean().reciprocal() if self.config.normalize_q else 1.0
+        q_loss = -scale * q.mean()
+
+        loss = q_loss + self.config.bound_weight * bound_loss + weight * bc_loss
+        metrics = {
+            "loss": loss.detach(),
+            "q_loss": q_loss.detach(),
+            "bound_loss": bound_loss.detach(),
+            "bc_loss": bc_loss.detach(),
+            "bc_weight": weight,
+            "q": q.detach().mean(),
+        } | {f"head/{name}": value for name, value in fit.metrics.items()}
+        return PolicyLoss(loss, metrics, new_state)
+
+    def pretrain_loss(self, batch: Batch, draws: QGradientDraws) -> PolicyLoss:
+        """Return the mean of the head's loss."""
+        return cloning_loss(self.head, batch, draws.head)

@@ -1,0 +1,1 @@
+"""Training: the agent (parts, optimisers, explicit state), the trainer, checkpoints and logs."""

@@ -1,0 +1,337 @@
+"""The agent: parts, optimisers and explicit state behind `update` and `act`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genpolicy.batch import Batch
+from genpolicy.critics.base import Critic
+from genpolicy.errors import CheckpointError, ConfigError, ShapeError
+from genpolicy.options import Options, option
+from genpolicy.policies.base import Policy
+from genpolicy.training.compilation import compile_update
+from genpolicy.training.optimizer import Adam, OptimizerConfig
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class AgentConfig(Options):
+    """How the parts are optimised."""
+
+    policy_optimizer: OptimizerConfig = option(OptimizerConfig(), "optimiser of the policy's parameters")
+    critic_optimizer: OptimizerConfig = option(OptimizerConfig(), "optimiser of the critic's parameters")
+
+
+class ObservationEncoder(nn.Module):
+    """State observations to features: subtract the mean, divide by the standard deviation.
+
+    Args:
+        mean: (O,), zeros by default.
+        std: (O,), ones by default.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, observation_dim: int, mean: Tensor | None = None, std: Tensor | None = None):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(observation_dim) if mean is None else mean.clone())
+        self.register_buffer("std", torch.ones(observation_dim) if std is None else std.clone())
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Return features (\\*batch, O)."""
+        return (observation - self.mean) / self.std
+
+
+class Agent:
+    """A policy, an optional critic, an optimiser for each, and the state that changes in training.
+
+    One update evaluates both losses at the parameters from before it, differentiates each with respect to its own
+    part only (so the critic is frozen in the policy's loss and the other way round), takes both optimiser steps, and
+    then moves the critic's target towards the *updated* critic, as HiccupRL/MeanFlowQL does.
+
+    Made by `genpolicy.make_agent`.
+
+    Args:
+        policy: with its head.
+        critic: or None for a policy that needs none.
+        encoder: observations to features.
+        config: optimisers.
+        action_dim: A.
+        total_steps: planned number of updates, the horizon of schedules.
+        pretrain_steps: the first so many updates fit the head only.
+        seed: of the generators for training noise, validation and acting.
+        device: where everything lives.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        critic: Critic | None,
+        encoder: ObservationEncoder,
+        *,
+        config: AgentConfig,
+        action_dim: int,
+        total_steps: int,
+        pretrain_steps: int = 0,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ):
+        if policy.needs_critic and critic is None:
+            raise ConfigError(
+                f"The policy {type(policy).__name__} learns from a critic, but critic is null. "
+                "Choose one, as in critic=td, or policy=behaviour_cloning."
+            )
+        self.device = torch.device(device)
+        self.policy = policy.to(self.device)
+        self.critic = critic.to(self.device) if critic is not None and policy.needs_critic else None
+        self.encoder = encoder.to(self.device)
+        self.action_dim = action_dim
+        self.pretrain_steps = pretrain_steps
+        self.policy_optimizer = Adam(self.policy, config.policy_optimizer, total_steps=total_steps)
+        self.critic_optimizer = (
+            Adam(self.critic, config.critic_optimizer, total_steps=total_steps) if self.critic is not None else None
+        )
+        self.state: dict[str, Tensor] = {"step": torch.tensor(0)} | self.policy.initial_state()
+        self.state = {name: value.to(self.device) for name, value in self.state.items()}
+        self.step = 0
+        self.generators = {
+            name: torch.Generator(self.device).manual_seed(_derive_seed(seed, name))
+            for name in ("training", "validation", "acting")
+        }
+        self._update = self._full_update
+        self._pretrain = self._pretrain_update
+
+    @property
+    def observation_dim(self) -> int:
+        """Width of one observation."""
+        return self.encoder.mean.shape[0]
+
+    @property
+    def discount(self) -> float:
+        """Discount of a batch that carries none."""
+        return self.critic.config.discount if self.critic is not None else 1.0
+
+    # Learning
+
+    def update(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Do one update.
+
+        Args:
+            batch: "observations" (B, O), "actions" (B, A), "next_observations" (B, O), "rewards" (B,), "masks" (B,);
+                optionally "discounts" (B,), discount^n of n-step returns. Tensors or arrays.
+
+        Returns:
+            Detached 0-d tensors: "critic/...", "policy/...". Reading them waits for the device.
+
+        Raises:
+            ShapeError: for a missing key or an array of another shape, naming both shapes.
+        """
+        return self.update_with_draws(self.encode(batch), self.draw(len(batch["observations"])))
+
+    def draw(self, n: int) -> dict[str, Any]:
+        """Draw every random number of one update on n rows from the training generator."""
+        return self._draw(n, self.generators["training"])
+
+    def update_with_draws(self, batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
+        """Do one update whose randomness is given: a deterministic function of parameters, state and arguments."""
+        update = self._pretrain if self.step < self.pretrain_steps else self._update
+        metrics = update(batch, draws)
+        self.step += 1
+        return metrics
+
+    def losses(self, batch: Batch, draws: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Evaluate both losses at the current parameters.
+
+        Returns:
+            The scalar losses by part ("policy", "critic"), the metrics, and the policy's new explicit state.
+        """
+        fit = self.policy.loss(batch, self.critic, draws["policy"], self.state)
+        losses, metrics = {"policy": fit.loss}, {f"policy/{name}": value for name, value in fit.metrics.items()}
+        if self.critic is not None:
+            value = self.critic.loss(batch, self.policy, draws["critic"])
+            losses["critic"] = value.loss
+            metrics |= {f"critic/{name}": metric for name, metric in value.metrics.items()}
+        return losses, metrics, fit.state
+
+    def gradients(self, losses: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
+        """Differentiate each loss with respect to its own part; a parameter that takes no part gets zeros."""
+        optimizers = self._optimizers()
+        return {
+            part: torch.autograd.grad(loss, optimizers[part].parameters, allow_unused=True, materialize_grads=True)
+            for part, loss in losses.items()
+        }
+
+    @torch.no_grad()
+    def evaluate_losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the metrics of a batch without learning from it (its draws have a generator of their own)."""
+        draws = self._draw(len(batch["observations"]), self.generators["validation"])
+        return self.losses(self.encode(batch), draws)[1]
+
+    def encode(self, batch: Mapping[str, Any]) -> Batch:
+        """Check a mapping of arrays and turn it into a `Batch` on the device."""
+        observations = self._tensor(batch, "observations", (-1, self.observation_dim))
+        n = len(observations)
+        rewards = self._tensor(batch, "rewards", (n,))
+        discounts = (
+            self._tensor(batch, "discounts", (n,)) if "discounts" in batch else torch.full_like(rewards, self.discount)
+        )
+        return Batch(
+            features=self.encoder(observations),
+            actions=self._tensor(batch, "actions", (n, self.action_dim)),
+            rewards=rewards,
+            next_features=self.encoder(self._tensor(batch, "next_observations", (n, self.observation_dim))),
+            masks=self._tensor(batch, "masks", (n,)),
+            discounts=discounts,
+        )
+
+    def compile(self) -> None:
+        """Compile the update as one region; falls back to eager, with a warning, where that is not possible."""
+        self._update = compile_update(self._full_update)
+
+    # Acting
+
+    @torch.no_grad()
+    def act(self, observation: np.ndarray, generator: Generators = None) -> np.ndarray:
+        """Choose actions.
+
+        Args:
+            observation: (O,) or (n, O).
+            generator: the source of noise: one for all rows, or one per row (each row's action then does not depend
+                on the other rows); by default the agent's own.
+
+        Returns:
+            (A,) or (n, A) float32, within [-1, 1].
+
+        Raises:
+            ShapeError: if the observation has another width or more than two axes.
+        """
+        array = np.asarray(observation, dtype=np.float32)
+        single = array.ndim == 1
+        rows = array[None] if single else array
+        if rows.ndim != 2 or rows.shape[1] != self.observation_dim:
+            raise ShapeError(
+                f"The observation has shape {array.shape}; this agent takes ({self.observation_dim},) "
+                f"or (n, {self.observation_dim}). Was it trained on another task?"
+            )
+        features = self.encoder(torch.from_numpy(rows).to(self.device))
+        noise = self._acting_noise(len(rows), generator)
+        actions = self.policy.act(features, noise, self.critic).cpu().numpy()
+        return actions[0] if single else actions
+
+    def _acting_noise(self, n: int, generator: Generators) -> Tensor:
+        if generator is None:
+            generator = self.generators["acting"]
+        if isinstance(generator, torch.Generator):
+            return self.policy.noise(n, generator).to(self.device)
+        return torch.cat([self.policy.noise(1, one) for one in generator], dim=1).to(self.device)
+
+    # State
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that exact continuation needs: parameters, moments, explicit state, generators."""
+        return self._tensors() | {
+            f"generator.{name}": generator.get_state() for name, generator in self.generators.items()
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            CheckpointError: naming tensors that are missing, unexpected or of another shape; nothing is changed then.
+        """
+        own = self.state_dict()
+        missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+        wrong = [
+            f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in own.keys() & tensors.keys()
+            if own[name].shape != tensors[name].shape
+        ]
+        if missing or unexpected or wrong:
+            raise CheckpointError(
+                "The checkpoint does not fit this agent. "
+                f"Missing: {_abbreviate(missing)}. Unexpected: {_abbreviate(unexpected)}. "
+                f"Wrong shape: {_abbreviate(sorted(wrong))}. Use the configuration that it was trained with."
+            )
+        for name, tensor in self._tensors().items():
+            tensor.copy_(tensors[name])
+        for name, generator in self.generators.items():
+            generator.set_state(tensors[f"generator.{name}"].cpu())
+        self.step = int(self.state["step"])
+
+    # The update itself: tensors in, tensors out, nothing read back by the host
+
+    def _full_update(self, batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
+        losses, metrics, state = self.losses(batch, draws)
+        metrics = self._apply(losses, metrics, state)
+        if self.critic is not None:
+            self.critic.update_targets()
+        return metrics
+
+    def _pretrain_update(self, batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
+        fit = self.policy.pretrain_loss(batch, draws["policy"])
+        return self._apply({"policy": fit.loss}, {f"policy/{name}": value for name, value in fit.metrics.items()}, {})
+
+    def _apply(
+        self, losses: Mapping[str, Tensor], metrics: dict[str, Tensor], state: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        optimizers = self._optimizers()
+        for part, gradients in self.gradients(losses).items():
+            step_metrics = optimizers[part].step(gradients)
+            metrics |= {f"{part}/{name}": value for name, value in step_metrics.items()}
+        with torch.no_grad():
+            for name, value in state.items():
+                self.state[name].copy_(value)
+            self.state["step"].add_(1)
+        return metrics
+
+    def _optimizers(self) -> dict[str, Adam]:
+        optimizers = {"policy": self.policy_optimizer}
+        return optimizers if self.critic_optimizer is None else optimizers | {"critic": self.critic_optimizer}
+
+    def _draw(self, n: int, generator: torch.Generator) -> dict[str, Any]:
+        draws = {"policy": self.policy.draw(n, generator)}
+        if self.critic is not None:
+            draws["critic"] = self.critic.draw(n, self.policy, generator)
+        return draws
+
+    def _tensors(self) -> dict[str, Tensor]:
+        modules = {"policy": self.policy, "critic": self.critic, "encoder": self.encoder}
+        tensors = {
+            f"{part}.{name}": tensor
+            for part, module in modules.items()
+            if module is not None
+            for name, tensor in module.state_dict().items()
+        }
+        for part, optimizer in self._optimizers().items():
+            tensors |= {f"optimizer.{part}.{name}": tensor for name, tensor in optimizer.state().items()}
+        return tensors | {f"state.{name}": tensor for name, tensor in self.state.items()}
+
+    def _tensor(self, batch: Mapping[str, Any], key: str, shape: tuple[int, ...]) -> Tensor:
+        if key not in batch:
+            raise ShapeError(
+                f"The batch has no '{key}'; it holds {', '.join(sorted(batch))}. "
+                "It must hold observations, actions, next_observations, rewards and masks."
+            )
+        tensor = torch.as_tensor(batch[key], dtype=torch.get_default_dtype(), device=self.device)
+        if tensor.ndim != len(shape) or any(want not in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)):
+            wanted = ", ".join("n" if size == -1 else str(size) for size in shape)
+            raise ShapeError(f"batch['{key}'] has shape {tuple(tensor.shape)}; expected ({wanted}{',' * (len(shape) == 1)}).")
+        return tensor
+
+
+def _derive_seed(seed: int, name: str) -> int:
+    """A seed of its own for each generator, so that none repeats another's numbers."""
+    entropy = [seed, *name.encode()]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _abbreviate(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) or "none"
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

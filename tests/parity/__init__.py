@@ -1,0 +1,1 @@
+"""Comparison with stored numbers of the public JAX implementations."""

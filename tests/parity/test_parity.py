@@ -1,0 +1,22 @@
+"""Every parity case that the directory holds, chosen by the algorithm that its file names."""
+
+import pytest
+
+from tests.parity import meanflowql
+from tests.parity.cases import DIRECTORY, Case, find_cases
+
+RUNNERS = {
+    "meanflowql": meanflowql.check_updates,
+    "meanflowql (pretrain step: flow loss only)": meanflowql.check_updates,
+    "meanflowql schedules": meanflowql.check_schedules,
+}
+
+
+@pytest.mark.parametrize("case", find_cases() or [None], ids=lambda case: case.path.stem if case else "no-cases")
+def test_case_agrees_with_the_reference(case: Case | None) -> None:
+    if case is None:
+        pytest.skip(f"no parity cases in {DIRECTORY}; set GENPOLICY_PARITY_DIR to a directory that holds them")
+    runner = RUNNERS.get(case.algorithm)
+    if runner is None:
+        pytest.xfail(f"the algorithm '{case.algorithm}' does not exist here yet")
+    runner(case)

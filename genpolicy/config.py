@@ -1,28 +1,28 @@
 """One source of truth for configuration: part dataclasses, recipes, presets, tuned rows and overrides in one tree.
 
-Precedence, weakest first: part defaults < recipe (``algorithms/NAME.yaml``) < tuned row (``algorithms/tuned.csv``)
-< preset < command line. A layer that names another part (``head=gaussian``) starts from that part's defaults; a
+Precedence, weakest first: part defaults < recipe (``algorithms/NAME.yaml``) < the task's published discount < tuned
+row (``algorithms/tuned.csv``) < preset < command line. A layer that names another part (``head=gaussian``) starts from that part's defaults; a
 backbone that stands in the old part is kept if the new part has a place for one, so that an ablation along one axis
 holds the others. Override strings follow Hydra's grammar, and `store_in_hydra` puts every part's dataclass into
 Hydra's ConfigStore for applications of their own. The tree is composed here and not by `hydra.compose`, so that
 `make_agent` works inside somebody's Hydra application and a part can be exchanged by a later layer.
 """
 
-import csv
 import dataclasses
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from genpolicy.critics.base import CriticConfig
 from genpolicy.critics.td import TDConfig
+from genpolicy.data.tasks import get_task
 from genpolicy.errors import ConfigError, suggest
 from genpolicy.heads.meanflow import MeanFlowConfig
 from genpolicy.options import Options, describe_type, option, slot
 from genpolicy.policies.base import PolicyConfig
 from genpolicy.policies.q_gradient import QGradientConfig
+from genpolicy.recipes import load_recipe, read_yaml, tuned_rows
 from genpolicy.registry import BACKBONES, CRITICS, HEADS, POLICIES, Registry
 from genpolicy.training.agent import AgentConfig
 
@@ -103,7 +103,8 @@ def compose_tree(overrides: Sequence[str] = ()) -> Tree:
     """Compose the tree of plain values that `build` checks and turns into a `RunConfig`."""
     given = parse_overrides(overrides)
     chosen = dict(given)
-    recipe = load_recipe(str(chosen.get("algorithm", RunConfig.algorithm)))
+    algorithm = str(chosen.get("algorithm", RunConfig.algorithm))
+    recipe = load_recipe(algorithm)
     preset = chosen.get("preset", RunConfig.preset)
     presets = {"paper": {}} | (recipe.pop("presets", None) or {})
     if preset not in presets:
@@ -113,7 +114,9 @@ def compose_tree(overrides: Sequence[str] = ()) -> Tree:
     recipe.pop("about", None)
     tree = _defaults(RunConfig)
     _merge(tree, RunConfig, recipe, "")
-    for key, value in _tuned(str(chosen.get("algorithm", RunConfig.algorithm)), chosen.get("task")):
+    if chosen.get("task") is not None and tree["critic"] is not None:
+        tree["critic"]["discount"] = get_task(str(chosen["task"])).discount
+    for key, value in parse_overrides(tuned_rows(algorithm, chosen.get("task"))):
         _merge(tree, RunConfig, _nest(key, value), "")
     _merge(tree, RunConfig, presets[preset] or {}, "")
     # A part is exchanged before its fields are set, whatever the order on the command line.
@@ -187,7 +190,7 @@ def from_yaml(text: str) -> RunConfig:
         ConfigError: for text that is not such a configuration.
     """
     tree = _defaults(RunConfig)
-    _merge(tree, RunConfig, _read_yaml(text, "the configuration"), "")
+    _merge(tree, RunConfig, read_yaml(text, "the configuration"), "")
     return build(tree)
 
 
@@ -207,60 +210,6 @@ def store_in_hydra() -> None:
                 for part in REGISTRIES[field.metadata["slot"]].entries() if "slot" in field.metadata else ():
                     node = {"name": part.name} | _defaults(part.config)
                     store.store(group=f"{kind}/{field.name}", name=part.name, node=node)
-
-
-# Recipes
-
-
-def declarations(kind: str = "algorithms") -> Path:
-    """The directory of recipes: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    installed = package / "_declarations" / kind
-    return installed if installed.is_dir() else package.parent / kind
-
-
-def recipe_names() -> list[str]:
-    """Names of the published algorithms that have a recipe."""
-    return sorted(path.stem for path in declarations().glob("*.yaml"))
-
-
-def load_recipe(algorithm: str) -> Tree:
-    """Read a recipe by name or path.
-
-    Raises:
-        ConfigError: for an unknown name (with the nearest ones), or a file that is not YAML.
-    """
-    named = declarations() / f"{algorithm}.yaml"
-    path = Path(algorithm).expanduser() if algorithm.endswith((".yaml", ".yml")) else named
-    if not path.is_file():
-        names = recipe_names()
-        raise ConfigError(
-            f"Unknown algorithm '{algorithm}'.{suggest(algorithm, names)} Known: {', '.join(names)}; "
-            "or give the path of a recipe that ends in .yaml."
-        )
-    return _read_yaml(path.read_text(), str(path))
-
-
-def _read_yaml(text: str, where: str) -> Tree:
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
-    try:
-        tree = OmegaConf.to_container(OmegaConf.create(text))
-    except YAMLError as error:
-        raise ConfigError(f"{where} is not YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where} must be a mapping of keys to values, got {type(tree).__name__}.")
-    return typing.cast(Tree, tree)
-
-
-def _tuned(algorithm: str, task: Any) -> list[tuple[str, Any]]:
-    path = declarations() / "tuned.csv"
-    if task is None or not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["algorithm"] == algorithm and row["task"] == task]
-    return parse_overrides(f"{row['key']}={row['value']}" for row in rows)
 
 
 # The tree

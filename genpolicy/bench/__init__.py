@@ -1,0 +1,1 @@
+"""Scores with intervals, comparisons of runs, figures and reports."""

@@ -1,0 +1,281 @@
+"""The command line: ``genpolicy train | evaluate | data | list | demo``.
+
+Heavy imports stand inside the commands, so that ``--help`` answers at once.
+"""
+
+import json
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from genpolicy.errors import ConfigError, GenpolicyError, NonFiniteError
+
+if TYPE_CHECKING:
+    from genpolicy.config import RunConfig
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+console = Console()
+errors = Console(stderr=True)
+
+app = typer.Typer(
+    name="genpolicy",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Generative policies for offline reinforcement learning: train, evaluate, compare.\n\n"
+    "Every command takes --traceback: show where an error came from.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Generate and inspect datasets.")
+app.add_typer(data_app, name="data")
+
+
+class Listing(StrEnum):
+    """What `genpolicy list` can list."""
+
+    heads = "heads"
+    critics = "critics"
+    policies = "policies"
+    backbones = "backbones"
+    reformulations = "reformulations"
+    algorithms = "algorithms"
+    tasks = "tasks"
+
+
+class Shown(StrEnum):
+    """What `--cfg` can show."""
+
+    job = "job"
+
+
+@app.command()
+def train(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="key=value pairs, as in: algorithm=meanflow_ql task=cube-single-play-singletask-v0 seed=1 preset=small",
+            show_default=False,
+        ),
+    ] = None,
+    cfg: Annotated[Shown | None, typer.Option(help="Print the resolved configuration and stop.")] = None,
+) -> None:
+    """Train an agent on a task.
+
+    Main keys: algorithm= task= preset=paper|small|smoke seed= device= run_dir= resume= data.dir= trainer.steps=
+    trainer.batch_size= trainer.eval_every= trainer.checkpoint_every= (0 turns an interval off).
+
+    Exchange parts and set their options: head=gaussian head.backbone=mlp head.backbone.hidden_dims=[256,256]
+    critic.q_agg=mean policy.bc_weight=3. `genpolicy train ... --cfg job` shows all keys.
+
+    resume=RUN_DIR goes on with a run exactly where it stopped.
+    """
+    config = _configure(overrides or [])
+    if cfg is not None:
+        from genpolicy.config import to_yaml
+
+        typer.echo(to_yaml(config), nl=False)
+        return
+    from genpolicy.progress import TrainingBar
+    from genpolicy.training.run import resume
+    from genpolicy.training.run import train as train_run
+
+    with TrainingBar() as bar:
+        run, result = (resume if config.resume else train_run)(config, progress=bar)
+    if result.updates == 0 and result.state == "completed":
+        console.print(f"{run.path} is complete already: {result.step} updates.", highlight=False)
+    else:
+        console.print(f"{result.state} after {result.step} updates: {run.path}", highlight=False, soft_wrap=True)
+    if result.last_eval is not None:
+        shown = ("evaluation/success", "evaluation/return")
+        scores = [f"{name} {result.last_eval[name]:.3g}" for name in shown if name in result.last_eval]
+        best = "" if result.best is None else f" (best {result.best['value']:.3g} at step {result.best['step']})"
+        console.print(f"last {', '.join(scores)}{best}", highlight=False)
+    if result.state == "interrupted":
+        console.print(f"Go on with: genpolicy train resume={run.path}", highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run directory of `genpolicy train`.", show_default=False)],
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes.")] = 50,
+    workers: Annotated[int, typer.Option(min=1, help="Simulator processes.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the episodes; never those of training.")] = 0,
+    checkpoint: Annotated[str, typer.Option(help="best, last, or a checkpoint's name.")] = "best",
+    video: Annotated[bool, typer.Option("--video", help="Also record an episode into RUN/figures.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a trained agent in the simulator, with 95% intervals."""
+    from genpolicy.bench.scoring import evaluate_run
+    from genpolicy.progress import progress_bar
+
+    with progress_bar() as bar:
+        episode_bar = bar.add_task("episodes", total=episodes)
+        scores = evaluate_run(
+            run,
+            episodes=episodes,
+            workers=workers,
+            seed=seed,
+            checkpoint=checkpoint,
+            progress=lambda done, total: bar.update(episode_bar, completed=done, total=total),
+        )
+    if video:
+        from genpolicy.bench.scoring import record_run
+
+        scores["video"] = str(record_run(run, checkpoint=checkpoint, seed=seed))
+    if as_json:
+        typer.echo(json.dumps(scores, indent=2))
+        return
+    table = Table("metric", "mean", "95% interval", title=f"{run}, checkpoint {scores['checkpoint']}, {episodes} episodes")
+    for name, value in scores["metrics"].items():
+        table.add_row(name, f"{value['mean']:.4g}", f"{value['low']:.4g} to {value['high']:.4g}")
+    console.print(table)
+    if video:
+        console.print(f"video: {scores['video']}", highlight=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Listing, typer.Argument(help="What to list.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array of objects.")] = False,
+) -> None:
+    """List the parts, algorithms and tasks that exist."""
+    rows = _rows(what)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    columns = [column for column in rows[0] if column != "options"]
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in columns))
+    console.print(table)
+
+
+@data_app.command()
+def generate(
+    name: Annotated[str, typer.Argument(help="Dataset, as in cube-single-play-v0.", show_default=False)],
+    episodes: Annotated[int, typer.Option(min=1, help="Training episodes of 1,001 rows.")] = 100,
+    validation_episodes: Annotated[
+        int | None, typer.Option(min=1, help="Validation episodes; default: a tenth.", show_default=False)
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Simulator processes.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the dataset.")] = 0,
+    out: Annotated[Path, typer.Option(help="Directory of the files.")] = Path("~/.ogbench/data"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing dataset.")] = False,
+) -> None:
+    """Generate a dataset with OGBench's own controllers, without a download.
+
+    Interrupted, the same command goes on where it stopped. OGBench's own loader reads the result.
+    """
+    from genpolicy.data.generation import generate as make
+    from genpolicy.progress import progress_bar
+
+    with progress_bar() as bar:
+        episode_bar = bar.add_task(name, total=None)
+        path = make(
+            name,
+            directory=out.expanduser(),
+            episodes=episodes,
+            validation_episodes=validation_episodes,
+            workers=workers,
+            seed=seed,
+            overwrite=overwrite,
+            progress=lambda done, total: bar.update(episode_bar, completed=done, total=total),
+        )
+    console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@data_app.command()
+def info(
+    path_or_id: Annotated[str, typer.Argument(help="A task, a dataset or an .npz file.", show_default=False)],
+    directory: Annotated[Path | None, typer.Option("--dir", help="Where the files are.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a dataset holds: sizes, ranges, rewards, checksum."""
+    from genpolicy.data import describe
+
+    facts = describe(path_or_id, directory)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    table = Table("", "", show_header=False)
+    for name, value in facts.items():
+        table.add_row(name, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+    console.print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory of data, runs and report.")] = Path("demo"),
+    workers: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 2,
+) -> None:
+    """Generate data, train MeanFlowQL and two baselines on a maze, evaluate them, write a report.
+
+    Takes about eight minutes on two cores. Run again, it goes on where it stopped.
+    """
+    from genpolicy.bench.demo import run_demo
+
+    run_demo(out, workers=workers, console=console)
+
+
+def main() -> None:
+    """Run the command line; errors of a user's making end with exit code 2 and one message."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    show_traceback = "--traceback" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
+    try:
+        app(arguments)
+    except NonFiniteError as error:
+        _fail(error, show_traceback, code=1)
+    except GenpolicyError as error:
+        _fail(error, show_traceback, code=EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        errors.print("Interrupted.")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(error: Exception, show_traceback: bool, code: int) -> None:
+    if show_traceback:
+        raise error
+    errors.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _configure(overrides: list[str]) -> "RunConfig":
+    from genpolicy.config import compose, parse_overrides
+
+    bad = [text for text in overrides if text.startswith("-")]
+    if bad:
+        raise ConfigError(f"Unknown option {bad[0]}; settings are written key=value. See genpolicy train --help.")
+    keys = dict(parse_overrides(overrides))
+    if keys.get("resume") is None:
+        return compose(overrides)
+    from genpolicy.training.run import stored_config
+
+    rest = [text for text in overrides if not text.startswith("resume=")]
+    given = compose(rest) if rest else None
+    return stored_config(str(keys["resume"]), given, tuple(key for key in keys if key != "resume"))
+
+
+def _rows(what: Listing) -> list[dict[str, Any]]:
+    if what is Listing.tasks:
+        from genpolicy.data.tasks import list_tasks
+
+        return [
+            {"name": task.name, "summary": task.summary, "dataset": task.dataset, "metric": task.metric}
+            for task in list_tasks()
+        ]
+    from genpolicy.listing import part_rows, recipe_rows
+
+    return recipe_rows() if what is Listing.algorithms else part_rows(what.value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Progress bars with rate and time left."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class RateColumn(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, or nothing before it is known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g}/s")
+
+
+def progress_bar(console: Console | None = None) -> Progress:
+    """A bar of: description, bar, done/total, rate, time left; on standard error by default."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=console or Console(stderr=True),
+        speed_estimate_period=20.0,
+    )
+
+
+class TrainingBar:
+    """A bar for training, and one for the evaluation that runs; what `Trainer` calls ``progress``."""
+
+    def __init__(self, description: str = "training") -> None:
+        self._bar = progress_bar()
+        self._training = self._bar.add_task(description, total=None)
+        self._evaluation = self._bar.add_task("evaluation", total=None, visible=False)
+
+    def update(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Show the number of updates done."""
+        self._bar.update(self._training, completed=step, total=total)
+        if self._bar.tasks[self._evaluation].visible:
+            self._bar.update(self._evaluation, visible=False)
+
+    def evaluation(self, done: int, total: int) -> None:
+        """Show the number of finished episodes."""
+        self._bar.update(self._evaluation, completed=done, total=total, visible=True)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()

@@ -1,0 +1,71 @@
+"""Recipes: one YAML file per published algorithm, and tuned hyperparameters by task, read as plain values."""
+
+import csv
+from pathlib import Path
+from typing import Any, cast
+
+from genpolicy.errors import ConfigError, suggest
+
+Tree = dict[str, Any]
+
+
+def declarations(kind: str = "algorithms") -> Path:
+    """The directory of recipes: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "_declarations" / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def recipe_names() -> list[str]:
+    """Names of the algorithms that have a recipe."""
+    return sorted(path.stem for path in declarations().glob("*.yaml"))
+
+
+def load_recipe(algorithm: str) -> Tree:
+    """Read a recipe by name or path.
+
+    Raises:
+        ConfigError: for an unknown name (with the nearest ones), or a file that is not YAML.
+    """
+    named = declarations() / f"{algorithm}.yaml"
+    path = Path(algorithm).expanduser() if algorithm.endswith((".yaml", ".yml")) else named
+    if not path.is_file():
+        names = recipe_names()
+        raise ConfigError(
+            f"Unknown algorithm '{algorithm}'.{suggest(algorithm, names)} Known: {', '.join(names)}; "
+            "or give the path of a recipe that ends in .yaml."
+        )
+    return read_yaml(path.read_text(), str(path))
+
+
+def read_yaml(text: str, where: str) -> Tree:
+    """Parse YAML into a mapping.
+
+    Args:
+        text: YAML.
+        where: what it is, for messages.
+
+    Raises:
+        ConfigError: for text that is not YAML or not a mapping.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        tree = OmegaConf.to_container(OmegaConf.create(text))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must be a mapping of keys to values, got {type(tree).__name__}.")
+    return cast(Tree, tree)
+
+
+def tuned_rows(algorithm: str, task: Any) -> list[str]:
+    """The overrides, ``key=value``, that ``algorithms/tuned.csv`` holds for an algorithm on a task."""
+    path = declarations() / "tuned.csv"
+    if task is None or not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["algorithm"] == algorithm and row["task"] == task]
+    return [f"{row['key']}={row['value']}" for row in rows]

@@ -1,0 +1,41 @@
+# Everything here makes its own virtual environment first; nothing needs to be installed before but Python 3.11+.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint types docs docs-serve bench clean
+
+demo: $(STAMP)  ## set-up, data, training, evaluation and figures, about ten minutes on two cores
+	$(BIN)/genpolicy demo --out demo
+
+test: $(STAMP)  ## set-up and the default test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## learning and robustness tests of minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/pyright
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(STAMP)
+	$(BIN)/mkdocs serve
+
+bench: $(STAMP)  ## speed and memory, written to benchmarks/results/speed
+	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-json=benchmarks/results/speed/latest.json -o addopts=
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs,tensorboard,video]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) demo site build dist

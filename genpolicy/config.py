@@ -114,10 +114,12 @@ def compose_tree(overrides: Sequence[str] = ()) -> Tree:
     recipe.pop("about", None)
     tree = _defaults(RunConfig)
     _merge(tree, RunConfig, recipe, "")
-    if chosen.get("task") is not None and tree["critic"] is not None:
-        tree["critic"]["discount"] = get_task(str(chosen["task"])).discount
-    for key, value in parse_overrides(tuned_rows(algorithm, chosen.get("task"))):
-        _merge(tree, RunConfig, _nest(key, value), "")
+    if chosen.get("task") is not None:
+        task = get_task(str(chosen["task"]))
+        if tree["critic"] is not None:
+            tree["critic"]["discount"] = task.discount
+        for key, value in parse_overrides(tuned_rows(algorithm, task.alias_of or task.name)):
+            _merge(tree, RunConfig, _nest(key, value), "")
     _merge(tree, RunConfig, presets[preset] or {}, "")
     # A part is exchanged before its fields are set, whatever the order on the command line.
     for key, value in sorted(given, key=lambda pair: (not _names_part(pair[0]), pair[0].count("."))):

@@ -61,10 +61,10 @@ def read_yaml(text: str, where: str) -> Tree:
     return cast(Tree, tree)
 
 
-def tuned_rows(algorithm: str, task: Any) -> list[str]:
-    """The overrides, ``key=value``, that ``algorithms/tuned.csv`` holds for an algorithm on a task."""
+def tuned_rows(algorithm: str, task: str) -> list[str]:
+    """The overrides, ``key=value``, that ``algorithms/tuned.csv`` holds for an algorithm on a (numbered) task."""
     path = declarations() / "tuned.csv"
-    if task is None or not path.is_file():
+    if not path.is_file():
         return []
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["algorithm"] == algorithm and row["task"] == task]

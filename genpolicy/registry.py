@@ -52,17 +52,18 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
         self._loaded_entry_points = False
 
-    def register(self, name: str, *, config: type) -> Callable[[type[C]], type[C]]:
+    def register(self, name: str, *, config: type[Options] = Options) -> Callable[[type[C]], type[C]]:
         """Return a class decorator that stores the class under `name`.
 
         Args:
             name: what users write, as in ``head=my_head``; lower case with underscores.
             config: the frozen dataclass of hyperparameters that the class takes as its first argument. It belongs
                 to this part alone, so that an instance of it says which part is meant; subclass it to share fields.
+                A part without hyperparameters leaves it out.
 
         Raises:
-            ConfigError: if the name or `config` is taken by another class, or `config` is not a frozen dataclass
-                derived from `Options`.
+            ConfigError: if the name or `config` is taken by another class, `config` is not a frozen dataclass derived
+                from `Options`, or the class lacks a method that its base class asks for.
         """
         if not (isinstance(config, type) and issubclass(config, Options) and _is_frozen_dataclass(config)):
             raise ConfigError(
@@ -71,6 +72,8 @@ class Registry(Generic[T]):
             )
 
         def decorate(cls: type[C]) -> type[C]:
+            if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+                raise ConfigError(f"The {self.kind} '{name}' ({_qualified(cls)}) lacks {', '.join(missing)}; write them.")
             for old in self._entries.values():
                 if _qualified(old.cls) == _qualified(cls) and old.name == name:
                     continue  # the same class again, as when a notebook cell is run twice
@@ -79,7 +82,7 @@ class Registry(Generic[T]):
                         f"The {self.kind} name '{name}' is taken by {_qualified(old.cls)}. "
                         f"Register {_qualified(cls)} under another name."
                     )
-                if old.config is config:
+                if old.config is config and config is not Options:
                     raise ConfigError(
                         f"{config.__name__} is the config of {self.kind} '{old.name}' already. "
                         f"Give '{name}' a dataclass of its own; subclass {config.__name__} to share its fields."

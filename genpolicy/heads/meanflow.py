@@ -88,8 +88,7 @@ class MeanFlowHead(GenerativeHead):
 
     def __init__(self, config: MeanFlowConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
-        entry = REFORMULATIONS[config.reformulation]
-        self.reformulation = entry.cls(entry.config())
+        self.reformulation = REFORMULATIONS[config.reformulation].cls()
         self.backbone = BACKBONES.create(
             config.backbone, feature_dim=feature_dim, input_dim=action_dim, num_times=1, output_dim=action_dim
         )

@@ -11,12 +11,10 @@ A reformulation is therefore a phi and its derivative; the head is written once 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
-from genpolicy.options import Options
 from genpolicy.registry import Registry
 
 REFORMULATIONS: Registry["Reformulation"] = Registry("reformulation", "reformulations")
@@ -27,9 +25,6 @@ class Reformulation(ABC):
 
     All tensors are (\\*batch, A) but t, which is (\\*batch, 1); phi and its derivative may broadcast.
     """
-
-    def __init__(self, config: Options | None = None):
-        self.config = config
 
     @abstractmethod
     def phi(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -60,12 +55,7 @@ class Reformulation(ABC):
         return noise - self.avg_velocity(g, noise, noise, t)
 
 
-@dataclass(frozen=True)
-class ResidualConfig(Options):
-    """The residual form has no hyperparameters."""
-
-
-@REFORMULATIONS.register("residual", config=ResidualConfig)
+@REFORMULATIONS.register("residual")
 class Residual(Reformulation):
     """phi = x_t: the network predicts g = x_t - u, the residual form that the paper keeps.
 

@@ -60,7 +60,7 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            help="key=value pairs, as in: algorithm=meanflow_ql task=cube-single-play-singletask-v0 seed=1 preset=small",
+            help="key=value pairs: algorithm=meanflow_ql task=cube-single-play-singletask-v0 seed=1 preset=small",
             show_default=False,
         ),
     ] = None,
@@ -133,7 +133,12 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(scores, indent=2))
         return
-    table = Table("metric", "mean", "95% interval", title=f"{run}, checkpoint {scores['checkpoint']}, {episodes} episodes")
+    table = Table(
+        "metric",
+        "mean",
+        "95% interval",
+        title=f"{run}, checkpoint {scores['checkpoint']}, {episodes} episodes",
+    )
     for name, value in scores["metrics"].items():
         table.add_row(name, f"{value['mean']:.4g}", f"{value['low']:.4g} to {value['high']:.4g}")
     console.print(table)

@@ -1,11 +1,13 @@
 """One source of truth for configuration: part dataclasses, recipes, presets, tuned rows and overrides in one tree.
 
 Precedence, weakest first: part defaults < recipe (``algorithms/NAME.yaml``) < the task's published discount < tuned
-row (``algorithms/tuned.csv``) < preset < command line. A layer that names another part (``head=gaussian``) starts from that part's defaults; a
-backbone that stands in the old part is kept if the new part has a place for one, so that an ablation along one axis
-holds the others. Override strings follow Hydra's grammar, and `store_in_hydra` puts every part's dataclass into
-Hydra's ConfigStore for applications of their own. The tree is composed here and not by `hydra.compose`, so that
-`make_agent` works inside somebody's Hydra application and a part can be exchanged by a later layer.
+row (``algorithms/tuned.csv``) < preset < command line. A layer that names another part (``head=gaussian``) starts
+from that part's defaults; a backbone that stands in the old part is kept if the new part has a place for one, so that
+an ablation along one axis holds the others.
+
+Override strings follow Hydra's grammar, and `store_in_hydra` puts every part's dataclass into Hydra's ConfigStore for
+applications of their own. The tree is composed here and not by `hydra.compose`, so that `make_agent` works inside
+somebody's Hydra application and a part can be exchanged by a later layer.
 """
 
 import dataclasses
@@ -239,9 +241,7 @@ def _merge(tree: Tree, cls: type[Options], layer: Mapping[str, Any], where: str)
         if key == "name" and "name" in tree:
             continue
         if key not in fields:
-            raise ConfigError(
-                f"Unknown key '{path}'.{suggest(str(key), fields)} Known keys here: {', '.join(fields)}."
-            )
+            raise ConfigError(f"Unknown key '{path}'.{suggest(str(key), fields)} Known keys here: {', '.join(fields)}.")
         field = fields[key]
         if kind := field.metadata.get("slot"):
             tree[key] = _merge_part(tree[key], REGISTRIES[kind], value, path)
@@ -282,8 +282,7 @@ def _build(cls: type[Options], tree: Mapping[str, Any], where: str) -> Any:
         if kind := field.metadata.get("slot"):
             if value is None and field.name != "critic":
                 raise ConfigError(f"'{path}' is null, but every run needs one: {', '.join(REGISTRIES[kind].names())}.")
-            part = value and REGISTRIES[kind][value["name"]].config
-            values[field.name] = part and _build(part, value, f"{path}.")
+            values[field.name] = value and _build(REGISTRIES[kind][value["name"]].config, value, f"{path}.")
         elif isinstance(field.default, Options):
             values[field.name] = _build(type(field.default), value, f"{path}.")
         else:

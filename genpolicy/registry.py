@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from genpolicy.errors import ConfigError, suggest
 from genpolicy.options import Options
@@ -67,13 +67,15 @@ class Registry(Generic[T]):
         """
         if not (isinstance(config, type) and issubclass(config, Options) and _is_frozen_dataclass(config)):
             raise ConfigError(
-                f"The config of {self.kind} '{name}' must be a frozen dataclass derived from genpolicy.options.Options, "
+                f"The config of {self.kind} '{name}' must be a frozen dataclass derived from Options, "
                 f"got {config!r}. Write: @dataclass(frozen=True) class MyConfig(Options)."
             )
 
         def decorate(cls: type[C]) -> type[C]:
             if missing := sorted(getattr(cls, "__abstractmethods__", ())):
-                raise ConfigError(f"The {self.kind} '{name}' ({_qualified(cls)}) lacks {', '.join(missing)}; write them.")
+                raise ConfigError(
+                    f"The {self.kind} '{name}' ({_qualified(cls)}) lacks {', '.join(missing)}; write them."
+                )
             for old in self._entries.values():
                 if _qualified(old.cls) == _qualified(cls) and old.name == name:
                     continue  # the same class again, as when a notebook cell is run twice
@@ -87,7 +89,7 @@ class Registry(Generic[T]):
                         f"{config.__name__} is the config of {self.kind} '{old.name}' already. "
                         f"Give '{name}' a dataclass of its own; subclass {config.__name__} to share its fields."
                     )
-            self._entries[name] = Entry(name, cls, config)
+            self._entries[name] = Entry(name, cast("type[T]", cls), config)
             return cls
 
         return decorate
@@ -113,7 +115,7 @@ class Registry(Generic[T]):
             options: its hyperparameters, as in ``HEADS.create(MeanFlowConfig(time_steps=50), ...)``.
             arguments: the keyword arguments of the part's constructor.
         """
-        return self.find(options).cls(options, **arguments)
+        return cast(Any, self.find(options).cls)(options, **arguments)
 
     def __getitem__(self, name: str) -> Entry[T]:
         """The entry called `name`.

@@ -87,9 +87,7 @@ def run_demo(
 
     started = time.perf_counter()
     out = out.absolute()
-    runs = {
-        contender.label: [contender.directory(out / "runs", seed) for seed in seeds] for contender in contenders
-    }
+    runs = {contender.label: [contender.directory(out / "runs", seed) for seed in seeds] for contender in contenders}
     jobs = [
         (contender.directory(out / "runs", seed), (*contender.overrides, *common, f"seed={seed}"))
         for seed in seeds
@@ -230,4 +228,6 @@ def _status(path: Path) -> dict[str, Any]:
 
 def _planned(jobs: list[tuple[Path, tuple[str, ...]]]) -> int:
     """Updates of all jobs together."""
-    return sum(int(text.partition("=")[2]) for _, overrides in jobs for text in overrides if text.startswith("trainer.steps="))
+    return sum(
+        int(text.partition("=")[2]) for _, overrides in jobs for text in overrides if text.startswith("trainer.steps=")
+    )

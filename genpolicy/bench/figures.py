@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-from genpolicy.data.dataset import TransitionDataset  # noqa: E402
-from genpolicy.training.agent import Agent  # noqa: E402
+from genpolicy.data.dataset import TransitionDataset
+from genpolicy.training.agent import Agent
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 """Okabe and Ito's palette, distinguishable with any colour vision."""
@@ -72,8 +72,13 @@ def action_distributions(
     observations, actions = dataset.observations[rows].numpy(), dataset.actions[rows].numpy()
     chosen = _states_of_many_actions(observations, actions, states)
     figure, axes = plt.subplots(
-        states, 1 + len(agents), figsize=(2.0 * (1 + len(agents)), 2.0 * states + 0.3), layout="constrained",
-        sharex=True, sharey=True, squeeze=False,
+        states,
+        1 + len(agents),
+        figsize=(2.0 * (1 + len(agents)), 2.0 * states + 0.3),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
     for row, state in zip(axes, chosen, strict=True):
         panels = {"data nearby": actions[_neighbours(observations, state, samples)]}

@@ -12,6 +12,7 @@ from genpolicy.bench.figures import action_distributions, learning_curves, score
 from genpolicy.data import load_dataset
 from genpolicy.training.run import restore
 
+COLUMNS = ("", "success", "95% interval", "by seed", "mean return", "episodes")
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 54rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; }
@@ -71,8 +72,8 @@ def write_demo_report(
     body = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>genpolicy demo</title><style>{STYLE}</style>
 <h1>MeanFlowQL, a Gaussian policy and behaviour cloning on {html.escape(task)}</h1>
 <p>The dataset was generated on this machine with OGBench's own controller ({len(train_set):,} transitions of
-{train_set.num_episodes} episodes, which go to random places). The task is to reach one goal. MeanFlowQL and Gaussian QL share critic,
-rule and budget and differ in the head; behaviour cloning has MeanFlowQL's head and no critic.</p>
+{train_set.num_episodes} episodes, which go to random places). The task is to reach one goal. MeanFlowQL and Gaussian
+QL share critic, rule and budget and differ in the head; behaviour cloning has MeanFlowQL's head and no critic.</p>
 {_table(rows)}
 {"".join(parts)}
 <h2>Commands</h2>
@@ -86,7 +87,7 @@ rule and budget and differ in the head; behaviour cloning has MeanFlowQL's head 
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    head = "<tr><th></th><th>success</th><th>95% interval</th><th>by seed</th><th>mean return</th><th>episodes</th></tr>"
+    head = f"<tr>{''.join(f'<th>{name}</th>' for name in COLUMNS)}</tr>"
     lines = [
         f"<tr><td>{html.escape(row['label'])}</td><td>{row['success']:.0%}</td>"
         f"<td>{row['low']:.0%} to {row['high']:.0%}</td>"
@@ -98,7 +99,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _commands(runs: dict[str, list[Path]], common: tuple[str, ...]) -> str:
-    lines = [f"# each run, with its own algorithm= and seed= (see config.yaml in {next(iter(runs.values()))[0].parent})"]
+    lines = [
+        f"# each run, with its own algorithm= and seed= (see config.yaml in {next(iter(runs.values()))[0].parent})"
+    ]
     return "\n".join([*lines, f"genpolicy train algorithm=meanflow_ql seed=0 {' '.join(common)}"])
 
 

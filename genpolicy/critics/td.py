@@ -26,7 +26,9 @@ class TDConfig(CriticConfig):
     layer_norm: bool = option(True, "LayerNorm after each activation")
     q_agg: Literal["min", "mean", "max"] = option("min", "how the members' values of the next action become one")
     num_candidates: int | None = option(
-        None, "candidate next actions, the best by the target critic counts; null: as many as the policy ranks", minimum=1
+        None,
+        "candidate next actions, the best by the target critic counts; null: as many as the policy ranks",
+        minimum=1,
     )
     ema_rate: float = option(0.005, "share of the online parameters in each update of the target", minimum=0, maximum=1)
 
@@ -58,7 +60,11 @@ class TDCritic(Critic):
     def __init__(self, config: TDConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         self.online = EnsembleMLP(
-            config.ensemble_size, feature_dim + action_dim, config.hidden_dims, 1, layer_norm=config.layer_norm
+            config.ensemble_size,
+            feature_dim + action_dim,
+            config.hidden_dims,
+            1,
+            layer_norm=config.layer_norm,
         )
         self.target = copy.deepcopy(self.online).requires_grad_(False)
 

@@ -56,7 +56,9 @@ class GaussianHead(GenerativeHead):
             mean, log_std = output, self.constant_log_std.expand_as(output)
         return mean, log_std.clamp(self.config.log_std_min, self.config.log_std_max)
 
-    def log_prob(self, features: Float[Tensor, "*batch F"], action: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+    def log_prob(
+        self, features: Float[Tensor, "*batch F"], action: Float[Tensor, "*batch A"]
+    ) -> Float[Tensor, "*batch"]:
         """Return log N(action; mean, std^2) summed over action dims: (\\*batch,), in nats."""
         mean, log_std = self.distribution(features)
         z = (action - mean) * torch.exp(-log_std)
@@ -71,7 +73,9 @@ class GaussianHead(GenerativeHead):
         negative_log_prob = -self.log_prob(features, action)
         return HeadLoss(negative_log_prob, negative_log_prob, {"nll": negative_log_prob.detach().mean()})
 
-    def sample(self, features: Float[Tensor, "*batch F"], noise: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
+    def sample(
+        self, features: Float[Tensor, "*batch F"], noise: Float[Tensor, "*batch A"]
+    ) -> Float[Tensor, "*batch A"]:
         """Return mean + std * noise."""
         mean, log_std = self.distribution(features)
         return mean + torch.exp(log_std) * noise

@@ -23,7 +23,9 @@ class MeanFlowConfig(Options):
     backbone: Options = slot("backbone", DiTConfig(), "the network g(features, x_t, t)")
     reformulation: str = option("residual", "what the network predicts; see `genpolicy list reformulations`")
     time_steps: int | None = option(
-        None, "T: times are drawn from the grid {1/T, ..., 1}; null draws them uniformly from [0, 1)", minimum=1
+        None,
+        "T: times are drawn from the grid {1/T, ..., 1}; null draws them uniformly from [0, 1)",
+        minimum=1,
     )
     noise: Literal["gaussian", "uniform"] = option("gaussian", "law of the noise: N(0, noise_scale^2) or U(-1, 1)")
     noise_scale: float = option(1.0, "standard deviation of Gaussian noise (uniform noise is not scaled)", above=0)
@@ -104,9 +106,7 @@ class MeanFlowHead(GenerativeHead):
         noise, t = self.noise(n, generator), self._draw_time(n, generator)
         if not self.config.consistency_weight:
             return MeanFlowDraws(noise, t)
-        pair = ConsistencyDraws(
-            self.noise(n, generator), self._draw_time(n, generator), self._draw_time(n, generator)
-        )
+        pair = ConsistencyDraws(self.noise(n, generator), self._draw_time(n, generator), self._draw_time(n, generator))
         return MeanFlowDraws(noise, t, pair)
 
     def loss(self, features: Float[Tensor, "B F"], action: Float[Tensor, "B A"], draws: MeanFlowDraws) -> HeadLoss:
@@ -140,19 +140,27 @@ class MeanFlowHead(GenerativeHead):
         t: Float[Tensor, "B 1"],
     ) -> MeanFlowTerms:
         """Evaluate the network, its total derivative along the path, and the regression target."""
-        x_t, velocity, dt_dt = paths.interpolate(action, noise, t), paths.velocity(action, noise), torch.ones_like(t)
-        g, dg_dt = jvp(lambda x, time: self.backbone(features, x, time), (x_t, t), (velocity, dt_dt))
+        x_t, velocity, dt_dt = (
+            paths.interpolate(action, noise, t),
+            paths.velocity(action, noise),
+            torch.ones_like(t),
+        )
+        g, dg_dt, *_ = jvp(lambda x, time: self.backbone(features, x, time), (x_t, t), (velocity, dt_dt))
         dg_dt = dg_dt.detach()  # Stop-gradient: the tangent only serves the target.
         # Stop-gradient: the target is data for the regression.
         target = self.reformulation.target(x_t, noise, t, velocity, dg_dt).detach()
         return MeanFlowTerms(x_t, velocity, g, dg_dt, target)
 
-    def sample(self, features: Float[Tensor, "*batch F"], noise: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
+    def sample(
+        self, features: Float[Tensor, "*batch F"], noise: Float[Tensor, "*batch A"]
+    ) -> Float[Tensor, "*batch A"]:
         """Generate actions with one network evaluation."""
         t = noise.new_full((1,) * noise.ndim, paths.T_NOISE)  # shared by all rows: embedded once
         return self.reformulation.action(self.backbone(features, noise, t), noise, t)
 
-    def _consistency(self, features: Tensor, action: Tensor, draws: ConsistencyDraws | tuple[()]) -> Float[Tensor, " B"]:
+    def _consistency(
+        self, features: Tensor, action: Tensor, draws: ConsistencyDraws | tuple[()]
+    ) -> Float[Tensor, " B"]:
         """Squared distance between the actions that two times of one path point to (the second is the target)."""
         assert isinstance(draws, ConsistencyDraws)
 

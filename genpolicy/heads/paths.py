@@ -20,8 +20,6 @@ def interpolate(
     return (1 - t) * action + t * noise
 
 
-def velocity(
-    action: Float[Tensor, "*batch A"], noise: Float[Tensor, "*batch A"]
-) -> Float[Tensor, "*batch A"]:
+def velocity(action: Float[Tensor, "*batch A"], noise: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
     """Return d x_t / dt = noise - action, the same at every t."""
     return noise - action

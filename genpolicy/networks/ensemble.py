@@ -1,5 +1,7 @@
 """Ensembles of MLPs whose parameters are stacked, so that all members run as one batched product."""
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -54,7 +56,7 @@ class EnsembleMLP(nn.Module):
         super().__init__()
         self.size = size
         widths = [in_dim, *hidden_dims, out_dim]
-        self.linears = nn.ModuleList(EnsembleLinear(size, a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.linears = nn.ModuleList(EnsembleLinear(size, a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(EnsembleNorm(size, width) for width in hidden_dims if layer_norm)
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "E *batch out"]:

@@ -23,7 +23,9 @@ class MLPConfig(Options):
         "sinusoidal", "how a flow time enters: smooth features, or one plain column as in FQL"
     )
     time_features: int = option(32, "number of sinusoidal features per time (even)", minimum=2)
-    output_init_scale: float = option(1.0, "factor on the last layer's initial weights; 0 starts at output 0", minimum=0)
+    output_init_scale: float = option(
+        1.0, "factor on the last layer's initial weights; 0 starts at output 0", minimum=0
+    )
 
 
 @BACKBONES.register("mlp", config=MLPConfig)

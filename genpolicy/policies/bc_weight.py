@@ -26,7 +26,8 @@ class BCScheduleConfig(Options):
     lowest: float = option(0.1, "adaptive: smallest weight, in units of bc_weight", above=0)
     highest: float = option(10.0, "adaptive: largest weight, in units of bc_weight", above=0)
     padded_average: bool = option(
-        False, "reproduce the reference's average over a window that is not full yet (too small by the empty places)"
+        False,
+        "reproduce the reference's average over a window that is not full yet (too small by the empty places)",
     )
 
 

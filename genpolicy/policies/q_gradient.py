@@ -70,7 +70,9 @@ class QGradient(Policy):
     ) -> PolicyLoss:
         """Return the Q term, the bound penalty and the weighted fit; see the class."""
         if critic is None:
-            raise ConfigError("policy=q_gradient follows a critic's gradient; choose one (critic=td) or policy=behaviour_cloning.")
+            raise ConfigError(
+                "policy=q_gradient follows a critic's gradient; choose one (critic=td) or policy=behaviour_cloning."
+            )
         # Fit to the data
         fit = self.head.loss(batch.features, batch.actions, draws.head)
         weight, new_state = self.bc_weight(fit.fit.detach().mean(), state)

@@ -145,14 +145,19 @@ class Agent:
         self.step += 1
         return metrics
 
-    def losses(self, batch: Batch, draws: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    def losses(
+        self, batch: Batch, draws: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Evaluate both losses at the current parameters.
 
         Returns:
             The scalar losses by part ("policy", "critic"), the metrics, and the policy's new explicit state.
         """
         fit = self.policy.loss(batch, self.critic, draws["policy"], self.state)
-        losses, metrics = {"policy": fit.loss}, {f"policy/{name}": value for name, value in fit.metrics.items()}
+        losses, metrics = (
+            {"policy": fit.loss},
+            {f"policy/{name}": value for name, value in fit.metrics.items()},
+        )
         if self.critic is not None:
             value = self.critic.loss(batch, self.policy, draws["critic"])
             losses["critic"] = value.loss
@@ -320,9 +325,13 @@ class Agent:
                 "It must hold observations, actions, next_observations, rewards and masks."
             )
         tensor = torch.as_tensor(batch[key], dtype=torch.get_default_dtype(), device=self.device)
-        if tensor.ndim != len(shape) or any(want not in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)):
+        if tensor.ndim != len(shape) or any(
+            want not in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
+        ):
             wanted = ", ".join("n" if size == -1 else str(size) for size in shape)
-            raise ShapeError(f"batch['{key}'] has shape {tuple(tensor.shape)}; expected ({wanted}{',' * (len(shape) == 1)}).")
+            raise ShapeError(
+                f"batch['{key}'] has shape {tuple(tensor.shape)}; expected ({wanted}{',' * (len(shape) == 1)})."
+            )
         return tensor
 
 

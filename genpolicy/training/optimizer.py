@@ -60,7 +60,7 @@ class Adam:
         self.config = config
         self.total_steps = total_steps
         self.names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.parameters: list[Tensor] = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.count = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
         self.first_moments = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.second_moments = [torch.zeros_like(parameter) for parameter in self.parameters]

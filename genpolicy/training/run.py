@@ -80,7 +80,7 @@ def resume(config: RunConfig, *, progress: Progress | None = None) -> tuple[RunD
     trained_on = _facts(run)["dataset_sha256"]
     if train_set.checksum != trained_on:
         raise DataError(
-            f"The dataset {task.dataset} has sha256 {train_set.checksum}, but {run.path} was started with {trained_on}. "
+            f"The dataset {task.dataset} has sha256 {train_set.checksum}; {run.path} was started with {trained_on}. "
             "Put that file back (data.dir), or start a new run."
         )
     agent = _agent_for(config, train_set)
@@ -218,7 +218,9 @@ def _trainer(
             run=run,
             loggers=loggers,
             evaluator=evaluator,
-            validation=None if validation_set is None else BatchSampler(validation_set, seed=config.seed + 1, **batches),
+            validation=None
+            if validation_set is None
+            else BatchSampler(validation_set, seed=config.seed + 1, **batches),
             metric=f"evaluation/{task.metric}",
             progress=progress,
         )

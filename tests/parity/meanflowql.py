@@ -92,7 +92,11 @@ def parameters(agent: Agent, case: Case, prefix: str) -> dict[str, dict[str, Ten
 
 
 def modules(agent: Agent) -> dict[str, torch.nn.Module]:
-    return {"actor": agent.policy.head.backbone, "critic": agent.critic.online, "target_critic": agent.critic.target}
+    return {
+        "actor": agent.policy.head.backbone,
+        "critic": agent.critic.online,
+        "target_critic": agent.critic.target,
+    }
 
 
 def load_parameters(agent: Agent, case: Case, prefix: str) -> None:
@@ -109,7 +113,10 @@ def draws_of(case: Case, prefix: str) -> dict:
     next_noise = given.get("next_noise", torch.empty(0))
     if next_noise.ndim == 2:  # a single candidate
         next_noise = next_noise[None]
-    return {"policy": QGradientDraws(head, given.get("actor_noise", torch.empty(0))), "critic": TDDraws(next_noise)}
+    return {
+        "policy": QGradientDraws(head, given.get("actor_noise", torch.empty(0))),
+        "critic": TDDraws(next_noise),
+    }
 
 
 def batch_of(agent: Agent, case: Case, prefix: str):
@@ -127,7 +134,13 @@ def check_expected(case: Case) -> None:
     given = case.group("draws")
     head = agent.policy.head
     terms = head.terms(batch.features, batch.actions, given["e"], given["t"])
-    found = {"z": terms.x_t, "v": terms.velocity, "g": terms.g, "dgdt": terms.dg_dt, "g_tgt_unclipped": terms.target}
+    found = {
+        "z": terms.x_t,
+        "v": terms.velocity,
+        "g": terms.g,
+        "dgdt": terms.dg_dt,
+        "g_tgt_unclipped": terms.target,
+    }
     found["g_tgt"] = terms.target.clamp(-5, 5)
     found["delta_sq"] = (terms.g - found["g_tgt"]).square().mean(-1)
     fit = head.loss(batch.features, batch.actions, draws["policy"].head)
@@ -163,7 +176,14 @@ def check_expected(case: Case) -> None:
             found["next_candidate_qs"] = qs.transpose(0, 1)
         found["next_q"] = agent.critic._best(qs)
         found["target_q"] = batch.rewards + batch.discounts * batch.masks * found["next_q"]
-    unchecked = {"lam", "metric_mse", "consistency_a1", "consistency_a2", "next_best_index", "next_candidate_q_mean"}
+    unchecked = {
+        "lam",
+        "metric_mse",
+        "consistency_a1",
+        "consistency_a2",
+        "next_best_index",
+        "next_candidate_q_mean",
+    }
     unchecked |= {"next_candidates_unclipped", "next_actions_unclipped", "consistency_loss"}
     unchecked |= {"next_actions", "next_qs"} if "next_candidates" in found else set()
     missing = expect.keys() - found.keys() - unchecked
@@ -201,7 +221,10 @@ def check_three_updates(case: Case) -> None:
         assert int(agent.policy_optimizer.count) == update["optimiser_count_before"]
         metrics = agent.update_with_draws(batch_of(agent, case, f"batch{k}"), draws_of(case, f"draws{k}"))
         steps = case.group(f"steps/{k}")
-        found = {"mean_flow_loss": metrics["policy/head/mean_flow_loss"], "flow_loss": metrics["policy/bc_loss"]}
+        found = {
+            "mean_flow_loss": metrics["policy/head/mean_flow_loss"],
+            "flow_loss": metrics["policy/bc_loss"],
+        }
         if not is_pretraining(case):
             found |= {
                 "critic_loss": metrics["critic/loss"],
@@ -255,7 +278,9 @@ def check_schedules(case: Case) -> None:
         case.check("lr", name, found, stored["actor_lr"])
     for name, run in case.info["cosine_alpha"].items():
         weight = BCWeight(
-            BCScheduleConfig(kind="cosine"), initial=run["alpha"], total_steps=int(run["pretrain_plus_offline_steps"])
+            BCScheduleConfig(kind="cosine"),
+            initial=run["alpha"],
+            total_steps=int(run["pretrain_plus_offline_steps"]),
         )
         stored = case.group(f"cosine_{name}")
         found = torch.stack([weight(torch.tensor(0.0), {"step": step.long()})[0] for step in stored["steps"]])

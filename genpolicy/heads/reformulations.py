@@ -12,6 +12,7 @@ A reformulation is therefore a phi and its derivative; the head is written once 
 
 from abc import ABC, abstractmethod
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -74,3 +75,126 @@ class Residual(Reformulation):
     def action(self, g: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return g: the noise cancels exactly, so it is not added and subtracted in floating point."""
         return g
+
+
+@REFORMULATIONS.register("average_velocity")
+class AverageVelocity(Reformulation):
+    """g = u: plain MeanFlow, the network predicts the average velocity itself.
+
+    Target g* = v - t dg/dt; action = noise - g(noise, 1). An output of zero gives the action `noise`, which leaves the
+    action range for about a third of Gaussian coordinates: early in training actions are clipped, and the policy that
+    acts is not the one that the Q-gradient improves. This is why the paper drops it.
+    """
+
+    def phi(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return 0; the sign of g is turned in the other methods."""
+        return torch.zeros_like(x_t)
+
+    def phi_dot(self, x_t: Tensor, noise: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+        """Return 0."""
+        return torch.zeros_like(x_t)
+
+    def target(self, x_t: Tensor, noise: Tensor, t: Tensor, velocity: Tensor, dg_dt: Tensor) -> Tensor:
+        """Return v - t dg/dt."""
+        return velocity - t * dg_dt
+
+    def avg_velocity(self, g: Tensor, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return g."""
+        return g
+
+
+@REFORMULATIONS.register("time")
+class Time(Reformulation):
+    """phi = t: the network predicts g = t - u.
+
+    Target g* = 2 t - v - t dg/dt; action = noise - 1 + g(noise, 1). An output of zero gives the action noise - 1: as
+    far out of the range as plain MeanFlow, and off its centre.
+    """
+
+    def phi(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return t in every coordinate."""
+        return t.expand_as(x_t)
+
+    def phi_dot(self, x_t: Tensor, noise: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+        """Return 1."""
+        return torch.ones_like(x_t)
+
+
+@REFORMULATIONS.register("noise")
+class Noise(Reformulation):
+    """phi = noise: the network predicts g = noise - u.
+
+    Target g* = noise - v - t dg/dt; action = g(noise, 1), so an output of zero gives the action 0. But away from t = 1
+    the network sees x_t and not the noise: for t near 0 the target asks for noise - v = action and a quantity that x_t
+    does not determine, and the regression averages over it.
+    """
+
+    def phi(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return the noise."""
+        return noise
+
+    def phi_dot(self, x_t: Tensor, noise: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+        """Return 0: the noise is the same along a path."""
+        return torch.zeros_like(noise)
+
+    def action(self, g: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return g."""
+        return g
+
+
+@REFORMULATIONS.register("scaled_noise")
+class ScaledNoise(Reformulation):
+    """phi = t noise: the network predicts g = t noise - u.
+
+    Target g* = 2 t noise - v - t dg/dt; action = g(noise, 1), so an output of zero gives the action 0. The factor t
+    removes the undetermined part near t = 0, not in between.
+    """
+
+    def phi(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return t noise."""
+        return t * noise
+
+    def phi_dot(self, x_t: Tensor, noise: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+        """Return the noise."""
+        return noise
+
+    def action(self, g: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return g."""
+        return g
+
+
+@REFORMULATIONS.register("double_residual")
+class DoubleResidual(Reformulation):
+    """phi = 2 x_t: the network predicts g = 2 x_t - u.
+
+    Target g* = 2 x_t + 2 t v - v - t dg/dt; action = g(noise, 1) - noise. An output of zero gives the action -noise,
+    out of the range as often as plain MeanFlow.
+    """
+
+    def phi(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return 2 x_t."""
+        return 2 * x_t
+
+    def phi_dot(self, x_t: Tensor, noise: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+        """Return twice the velocity."""
+        return 2 * velocity
+
+
+@REFORMULATIONS.register("constant")
+class Constant(Reformulation):
+    """phi = 2: the network predicts g = 2 - u.
+
+    Target g* = 2 - v - t dg/dt; action = noise - 2 + g(noise, 1). An output of zero gives the action noise - 2, almost
+    always out of the range.
+
+    Reference: where HiccupRL/MeanFlowQL encodes images, it writes the action as noise - (g - 2); by the identity it is
+    noise + (g - 2), as here.
+    """
+
+    def phi(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return 2 in every coordinate."""
+        return torch.full_like(x_t, 2.0)
+
+    def phi_dot(self, x_t: Tensor, noise: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+        """Return 0."""
+        return torch.zeros_like(x_t)

@@ -22,6 +22,7 @@ class DiTConfig(Options):
     depth: int = option(3, "number of blocks", minimum=1)
     time_features: int = option(256, "number of sinusoidal features of a time (even)", minimum=2)
     output_norm: bool = option(False, "LayerNorm on the output")
+    time_in_token: bool = option(False, "also append the plain times to the token's input (MFDiT_SIM_e)")
 
 
 @BACKBONES.register("dit", config=DiTConfig)
@@ -45,7 +46,8 @@ class DiT(Backbone):
 
     def __init__(self, config: DiTConfig, *, feature_dim: int, input_dim: int, num_times: int, output_dim: int):
         super().__init__()
-        self.embed = linear(feature_dim + input_dim, config.width)
+        self.times_in_token = num_times if config.time_in_token else 0
+        self.embed = linear(feature_dim + input_dim + self.times_in_token, config.width)
         self.position = nn.Parameter(torch.randn(config.width) * 0.02)
         self.times = nn.ModuleList(TimeEmbedder(config) for _ in range(num_times))
         self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.depth))
@@ -61,7 +63,7 @@ class DiT(Backbone):
         *times: Float[Tensor, "*#batch 1"],
     ) -> Float[Tensor, "*batch Y"]:
         """See `Backbone.forward`."""
-        token = self.embed(join(features, x)) + self.position
+        token = self.embed(join(features, x, *times[: self.times_in_token])) + self.position
         condition = functional.silu(self._condition(token, times))
         for block in self.blocks:
             token = block(token, condition)

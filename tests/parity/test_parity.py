@@ -2,13 +2,14 @@
 
 import pytest
 
-from tests.parity import meanflowql
+from tests.parity import meanflowql, reformulations
 from tests.parity.cases import DIRECTORY, Case, find_cases
 
 RUNNERS = {
     "meanflowql": meanflowql.check_updates,
     "meanflowql (pretrain step: flow loss only)": meanflowql.check_updates,
     "meanflowql schedules": meanflowql.check_schedules,
+    "meanflow reformulation": reformulations.check_reformulation,
 }
 
 

@@ -80,9 +80,7 @@ def test_maze_statistics_are_those_of_the_real_file():
     by_episode = np.array([occupancy(o) for o in real["observations"].reshape(100, 1001, 2)])
     picks = np.random.default_rng(0).choice(100, size=(1000, 10))
     distances = np.abs(by_episode[picks].mean(1) - by_episode.mean(0)).sum(1)
-    distance = np.abs(
-        np.mean([occupancy(o["observations"]) for o in ours], axis=0) - by_episode.mean(0)
-    ).sum()
+    distance = np.abs(np.mean([occupancy(o["observations"]) for o in ours], axis=0) - by_episode.mean(0)).sum()
     assert distance < distances.max(), "cells are visited unlike in any 10 episodes of the real file"
 
 
@@ -110,14 +108,14 @@ def test_noisy_takes_the_published_share_of_random_actions():
 
 
 def test_noisy_draws_a_noise_level_per_episode():
-    """The gripper command is -1 or 1 plus ten levels of noise; 0.6745 deviations halve a normal law."""
+    """The gripper command is -1 or 1 plus ten levels of noise; levels are uniform between 0 and 0.1."""
     cube = simulator("cube-single-noisy-v0", random_action=0.0)
     levels = []
-    for index in range(3):
-        gripper = np.abs(cube.collect(Episode("train", index), seed=0, steps=200)["actions"][:, 4])
-        levels.append(np.median(1 - gripper[gripper < 1]) / 6.745)
-    assert min(levels) > 0.005 and max(levels) < 0.1 * 1.2
-    assert max(levels) > 1.3 * min(levels)
+    for index in range(20):
+        gripper = np.abs(cube.collect(Episode("train", index), seed=0, steps=40)["actions"][:, 4])
+        levels.append(np.median(1 - gripper[gripper < 1]) / 6.745)  # half a normal law is within 0.6745 deviations
+    assert abs(np.mean(levels) - 0.05) < 3 * 0.1 / np.sqrt(12 * 20)
+    assert min(levels) < 0.02 and max(levels) > 0.08
 
 
 def test_published_settings():
@@ -195,10 +193,7 @@ def test_episode_does_not_depend_on_earlier_ones(name):
 def test_episodes_differ_by_split_index_and_seed():
     maze = simulator(MAZE)
     episodes = [(Episode("train", 0), 0), (Episode("train", 1), 0), (Episode("validation", 0), 0)]
-    starts = [
-        maze.collect(e, seed=seed, steps=3)["actions"].tobytes()
-        for e, seed in [*episodes, (episodes[0][0], 1)]
-    ]
+    starts = [maze.collect(e, seed=seed, steps=3)["actions"].tobytes() for e, seed in [*episodes, (episodes[0][0], 1)]]
     assert len(set(starts)) == 4
 
 
@@ -405,9 +400,7 @@ def test_killed_worker_is_reported_and_its_work_goes_on(tmp_path):
 def running(group):
     """Processes of a group that are not zombies."""
     states = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True).stdout
-    return [
-        line for line in states.splitlines() if line.split()[0] == str(group) and line.split()[1][0] != "Z"
-    ]
+    return [line for line in states.splitlines() if line.split()[0] == str(group) and line.split()[1][0] != "Z"]
 
 
 @pytest.mark.slow
@@ -420,23 +413,26 @@ def test_interrupt_ends_all_processes_quietly(tmp_path, early):
         "from genpolicy.data.generation import generate\n"
         "if __name__ == '__main__':\n"
         "    try:\n"
-        f"        generate({MAZE!r}, directory={str(tmp_path)!r}, episodes=10000, workers=2,\n"
-        "                 progress=lambda *call: print(*call, flush=True))\n"
+        f"        generate({MAZE!r}, directory={str(tmp_path)!r}, episodes=2, episode_steps=500000,\n"
+        "                 workers=2, progress=lambda *call: print(*call, flush=True))\n"
         "    except KeyboardInterrupt:\n"
         "        print('interrupted')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, script], env=environment, start_new_session=True, **pipes)
-    assert process.stdout is not None
-    for _ in range(1 if early else 5):
-        process.stdout.readline()
-    time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    out, problems = process.communicate(timeout=20)
-    assert out.splitlines()[-1] == "interrupted" and problems == ""
-    deadline = time.monotonic() + 10
-    while running(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not running(process.pid)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0 3\n"
+        time.sleep(0.1 if early else 3)
+        os.killpg(process.pid, signal.SIGINT)
+        out, problems = process.communicate(timeout=10)
+        assert out.splitlines()[-1] == "interrupted" and problems == ""
+        deadline = time.monotonic() + 10
+        while running(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not running(process.pid)
+    finally:
+        if running(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
     assert not list(tmp_path.glob("*.npz")) and (tmp_path / f".{MAZE}.partial").is_dir()

@@ -1,4 +1,4 @@
-"""Run the cases of MeanFlow's reformulations: the head that a case's formula describes, its target, action, gradients."""
+"""Run the cases of MeanFlow's reformulations: target, action and gradients of the head that a formula describes."""
 
 import pytest
 import torch

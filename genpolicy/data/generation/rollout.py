@@ -53,9 +53,7 @@ class Simulator:
             options: dict[str, Any] = {"terminate_at_goal": False, "disable_env_checker": True}
             if recipe.environment.startswith("pointmaze"):
                 env: Any = gymnasium.make(recipe.environment, **options).unwrapped
-                Path(env.fullpath).unlink(
-                    missing_ok=True
-                )  # the maze's temporary file, which OGBench leaves behind
+                Path(env.fullpath).unlink(missing_ok=True)  # a temporary file that OGBench leaves behind
                 self._rollout: PointmazeRollout | ManipulationRollout = PointmazeRollout(env, recipe)
             else:
                 env = gymnasium.make(recipe.environment, mode="data_collection", **options).unwrapped

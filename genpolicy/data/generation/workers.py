@@ -69,8 +69,8 @@ def _hand_out(processes: dict[Any, Any], episodes: Sequence[Episode]) -> Finishe
     waiting = list(reversed(episodes))
     missing = len(waiting)
     while missing:
-        for connection in wait(list(processes)):
-            assert isinstance(connection, Connection)
+        ready: list[Any] = wait(list(processes))
+        for connection in ready:
             try:
                 episode, arrays, problem = connection.recv()
                 if waiting and problem is None:

@@ -80,14 +80,14 @@ def action_distributions(
         sharey=True,
         squeeze=False,
     )
-    for row, state in zip(axes, chosen, strict=True):
+    for index, (row, state) in enumerate(zip(axes, chosen, strict=True)):
         panels = {"data nearby": actions[_neighbours(observations, state, samples)]}
         panels |= {label: _head_samples(agent, state, samples) for label, agent in agents.items()}
         for panel, colour, (label, points) in zip(row, ("#555555", *COLOURS), panels.items(), strict=False):
             panel.scatter(points[:, 0], points[:, 1], s=3, alpha=0.4, color=colour, linewidths=0)
             panel.add_patch(plt.Rectangle((-1, -1), 2, 2, fill=False, color="0.6", linewidth=0.8))
             panel.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
-            if row is axes[0]:
+            if index == 0:
                 panel.set_title(label, fontsize=9)
         row[0].set_ylabel(f"state ({', '.join(f'{value:.1f}' for value in state[:2])})", fontsize=8)
     return figure

@@ -198,12 +198,7 @@ def _trainer(
     batches: dict[str, Any] = {"batch_size": settings.batch_size, "device": agent.device}
     batches |= {"discount": agent.discount, "n_step": 1 if config.critic is None else config.critic.n_step}
     with contextlib.ExitStack() as stack:
-        loggers: list[Logger] = [JsonlLogger(run)]
-        if config.logging.tensorboard:
-            loggers.append(TensorBoardLogger(run))
-        if config.logging.wandb != "disabled":
-            project, mode = config.logging.wandb_project, config.logging.wandb
-            loggers.append(WandbLogger(run, project=project, mode=mode, config=to_tree(config)))
+        loggers = _loggers(config, run)
         for one in loggers:
             stack.callback(one.close)
         evaluator = None
@@ -224,6 +219,20 @@ def _trainer(
             metric=f"evaluation/{task.metric}",
             progress=progress,
         )
+
+
+def _loggers(config: RunConfig, run: RunDirectory) -> list[Logger]:
+    loggers: list[Logger] = [JsonlLogger(run)]
+    try:
+        if config.logging.tensorboard:
+            loggers.append(TensorBoardLogger(run))
+        if config.logging.wandb != "disabled":
+            project, mode = config.logging.wandb_project, config.logging.wandb
+            loggers.append(WandbLogger(run, project=project, mode=mode, config=to_tree(config)))
+    except ConfigError as error:
+        run.set_status("failed", int(run.status()["step"]), str(error))
+        raise
+    return loggers
 
 
 def _facts(run: RunDirectory) -> dict[str, Any]:

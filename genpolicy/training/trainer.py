@@ -1,0 +1,308 @@
+"""The training loop: updates, logs, evaluations and checkpoints, each at its own interval.
+
+A run killed at any moment goes on from its newest checkpoint and ends with the same weights and logs, bit
+for bit: a checkpoint holds everything that the next update depends on, and what was logged after it is
+dropped and made again.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from genpolicy.errors import CheckpointError, ConfigError, StorageError
+from genpolicy.training import checkpoint, snapshot, storage
+from genpolicy.training.finite import check_losses, check_weights, fetch, on_cpu
+from genpolicy.training.interfaces import PolicyEvaluator, Progress, Sampler, Settings, TrainableAgent
+from genpolicy.training.loggers import Logger
+from genpolicy.training.run_directory import RunDirectory, RunState
+from genpolicy.training.signals import StopSignals
+
+logger = logging.getLogger(__name__)
+
+STATUS_SECONDS = 1.0
+"""Shortest time between two updates of status.json while training runs."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a call of `Trainer.run` or `Trainer.resume` ended."""
+
+    state: Literal["completed", "interrupted"]
+    step: int
+    """Updates done, those of earlier sessions included."""
+    updates: int
+    """Updates done by this call; 0 when the run had been complete before."""
+    last_eval: dict[str, float] | None
+    """Metrics of the last evaluation."""
+    best: dict[str, Any] | None
+    """Name, step, metric and value of the best evaluation."""
+
+
+class Trainer:
+    """Trains an agent in a run directory.
+
+    At a step where several things are due, their order is: log, evaluation, checkpoint. A checkpoint is
+    written every `checkpoint_every` steps, at each new best evaluation, when stopped, and at the end. SIGINT
+    or SIGTERM ends the run after the current update; a second one raises KeyboardInterrupt.
+
+    Args:
+        agent: a new agent; `resume` loads its state.
+        sampler: batches for training.
+        config: numbers of updates and intervals.
+        run: where logs and checkpoints go.
+        loggers: closed by the caller.
+        evaluator: closed by the caller; without one nothing is evaluated.
+        validation: batches of held-out transitions for the losses under ``validation/``.
+        metric: the evaluation's metric that decides which checkpoint is best; larger is better.
+        progress: is told about each update.
+    """
+
+    def __init__(
+        self,
+        agent: TrainableAgent,
+        sampler: Sampler,
+        *,
+        config: Settings,
+        run: RunDirectory,
+        loggers: Sequence[Logger],
+        evaluator: PolicyEvaluator | None = None,
+        validation: Sampler | None = None,
+        metric: str = "evaluation/success",
+        progress: Progress | None = None,
+    ):
+        self.agent = agent
+        self.sampler = sampler
+        self.config = config
+        self.directory = run
+        self.loggers = loggers
+        self.evaluator = evaluator
+        self.validation = validation
+        self.metric = metric
+        self.progress = progress
+        self.total = config.pretrain_steps + config.steps
+        self._parts = {"agent": agent, "sampler": sampler, "validation": validation}
+        self.best: dict[str, Any] | None = None
+        self.last_eval: dict[str, float] | None = None
+        self._evaluated = 0  # step of the last evaluation
+        self._seconds = 0.0  # spent by earlier sessions
+        self._saved = (-1, 0)  # step of the newest checkpoint, and of the evaluation that it knows
+        self._shown: dict[str, float] = {}  # metrics logged last
+        self._stop = StopSignals()
+
+    def run(self) -> TrainResult:
+        """Train from the beginning.
+
+        Raises:
+            ConfigError: if the directory already holds checkpoints, or another process trains in it.
+            NonFiniteError: if a loss or a weight is NaN or infinite.
+            StorageError: if the disk refuses a write.
+        """
+        with self._clean_directory():
+            if checkpoint.names(self.directory.checkpoints):
+                raise ConfigError(
+                    f"{self.directory.path} already holds checkpoints. Go on with them by "
+                    f"resume={self.directory.path}, or choose another run_dir."
+                )
+            self._start_afresh()
+            return self._train()
+
+    def resume(self) -> TrainResult:
+        """Go on from the newest intact checkpoint, or from the beginning if none was written yet.
+
+        Returns:
+            At once, with ``updates`` 0, if the run is complete.
+
+        Raises:
+            CheckpointError: if no checkpoint is intact, or it belongs to another configuration.
+            ConfigError, NonFiniteError, StorageError: as `run` does.
+        """
+        with self._clean_directory():
+            path = checkpoint.latest(self.directory.checkpoints)
+            if path is None:
+                self._start_afresh()
+            else:
+                self._restore(*checkpoint.load(path))
+                checkpoint.set_aside_newer(self.directory.checkpoints, path.name)
+                checkpoint.set_best(self.directory.checkpoints, self.best)
+                checkpoint.prune(self.directory.checkpoints)
+                self.directory.truncate_logs(self.agent.step, self._evaluated)
+            return self._train()
+
+    @contextmanager
+    def _clean_directory(self) -> Iterator[None]:
+        """Hold the directory's lock, after removing what a killed process left half-written."""
+        with self.directory.lock():
+            storage.remove_temporaries(self.directory.path)
+            checkpoint.clean(self.directory.checkpoints)
+            yield
+
+    def _start_afresh(self) -> None:
+        if self.agent.step:
+            raise ConfigError(f"The agent has done {self.agent.step} updates already; a run begins with a new agent.")
+        self.directory.truncate_logs(0)
+
+    def _train(self) -> TrainResult:
+        first = self.agent.step
+        self._began = self._mark = time.perf_counter()
+        self._counted = first
+        self._status_at = -math.inf
+        try:
+            with self._stop:
+                state = self._loop()
+            self.directory.set_status(state, self.agent.step)
+        except BaseException as error:
+            at_once = isinstance(error, KeyboardInterrupt)
+            self._report("interrupted" if at_once else "failed", f"{type(error).__name__}: {error}")
+            raise
+        return TrainResult(state, self.agent.step, self.agent.step - first, self.last_eval, self.best)
+
+    def _loop(self) -> Literal["completed", "interrupted"]:
+        agent, total, every = self.agent, self.total, self.config
+        self._show_status(agent.step)
+        self._show_progress()
+        if self._evaluation_due(agent.step):  # the last session stopped before it
+            self._evaluate_and_save(save=False)
+        while agent.step < total and not self._stop.requested:
+            metrics = agent.update(self.sampler.sample())
+            step = agent.step
+            log = _due(every.log_every, step) or (every.log_every > 0 and step == total)
+            evaluate = self._evaluation_due(step)
+            save = _due(every.checkpoint_every, step) or step == total
+            # Reading a GPU's losses waits for it, so there they are read only when something else does.
+            if log or evaluate or save or on_cpu(metrics):
+                check_losses(step, metrics)
+            if log:
+                self._log(step, metrics)
+            self._show_progress()
+            if evaluate or save:
+                self._evaluate_and_save(save)
+        if self._saved != (agent.step, self._evaluated):
+            self._save()
+        complete = agent.step >= total and not self._evaluation_due(agent.step)
+        return "completed" if complete else "interrupted"
+
+    def _evaluation_due(self, step: int) -> bool:
+        if self.evaluator is None or self.config.eval_every <= 0 or step == 0 or step == self._evaluated:
+            return False
+        return _due(self.config.eval_every, step) or step == self.total
+
+    def _log(self, step: int, metrics: Mapping[str, Tensor]) -> None:
+        values = fetch(metrics)
+        rate = (step - self._counted) / max(time.perf_counter() - self._mark, 1e-9)
+        if self.validation is not None:
+            losses = fetch(self.agent.evaluate_losses(self.validation.sample()))
+            values |= {f"validation/{name}": value for name, value in losses.items()}
+        values |= {"time/updates_per_second": rate, "time/seconds": self._elapsed()}
+        for target in self.loggers:
+            target.log("train", step, values)
+        self._shown = values
+        self._show_status(step)
+        self._counted, self._mark = step, time.perf_counter()
+
+    def _evaluate_and_save(self, save: bool) -> None:
+        """Evaluate if due and save; a request to stop leaves the evaluation to the next session."""
+        began = time.perf_counter()
+        improved = self._evaluation_due(self.agent.step) and not self._stop.requested and self._evaluate()
+        if save or improved:
+            self._save()
+        self._mark += time.perf_counter() - began  # these seconds are not the updates'
+
+    def _evaluate(self) -> bool:
+        """Evaluate and log; return whether the score is the best so far."""
+        step = self.agent.step
+
+        def act(observations: Any, generators: Any) -> Any:
+            if self._stop.requested:
+                raise _EvaluationStopped
+            return self.agent.act(observations, generators)
+
+        assert self.evaluator is not None
+        progress = None if self.progress is None else self.progress.evaluation
+        try:
+            metrics = self.evaluator.evaluate(act, step=step, progress=progress).metrics()
+        except Exception as error:
+            if self._stop.requested:  # Ctrl-C reaches the simulator's processes too, so any error may follow
+                logger.info("Evaluation at step %d was cut short (%r); resuming begins with it.", step, error)
+                return False
+            self._save()  # nothing is wrong with the training: keep it
+            raise
+        values = {name: float(value) for name, value in metrics.items()}
+        for target in self.loggers:
+            target.log("eval", step, values)
+        self.last_eval, self._evaluated = values, step
+        if self.metric not in values:
+            logger.warning("No best checkpoint: %r is not among the metrics %s.", self.metric, sorted(values))
+            return False
+        value = values[self.metric]
+        if not math.isfinite(value) or (self.best is not None and value <= self.best["value"]):
+            return False
+        self.best = {"name": checkpoint.step_name(step), "step": step, "metric": self.metric, "value": value}
+        return True
+
+    def _save(self) -> None:
+        step = self.agent.step
+        tensors = snapshot.gather(self._parts)
+        check_weights(step, tensors)
+        state = {
+            "step": step,
+            "total_steps": self.total,
+            "best": self.best,
+            "last_eval": self.last_eval,
+            "evaluated": self._evaluated,
+            "seconds": self._elapsed(),
+            "environment": snapshot.environment(),
+        }
+        directory = self.directory.checkpoints
+        self.directory.sync_logs()
+        checkpoint.save(directory, checkpoint.step_name(step), tensors, state)
+        if self.best is not None and self.best["step"] == step:
+            checkpoint.set_best(directory, self.best)
+        checkpoint.prune(directory)
+        self._saved = step, self._evaluated
+        self._show_status(step)
+
+    def _restore(self, tensors: dict[str, Tensor], state: Mapping[str, Any]) -> None:
+        snapshot.distribute(tensors, self._parts, config_file=self.directory.path / "config.yaml")
+        if self.agent.step != state["step"]:
+            raise CheckpointError(
+                f"The checkpoint is of step {state['step']} but its agent of step {self.agent.step}: another "
+                "agent wrote it. Resume with the code that made the run."
+            )
+        self.best, self._evaluated, self._seconds = state["best"], state["evaluated"], state["seconds"]
+        self._saved = state["step"], state["evaluated"]
+        if state["last_eval"] is not None:
+            self.last_eval = {name: float(value) for name, value in state["last_eval"].items()}
+        snapshot.warn_of_other_environment(state["environment"])
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.perf_counter() - self._began
+
+    def _show_status(self, step: int) -> None:
+        now = time.perf_counter()
+        if now - self._status_at >= STATUS_SECONDS:
+            self._status_at = now
+            self.directory.set_status("running", step)
+
+    def _show_progress(self) -> None:
+        if self.progress is not None:
+            self.progress.update(self.agent.step, self.total, self._shown)
+
+    def _report(self, state: RunState, error: str) -> None:
+        try:
+            self.directory.set_status(state, self.agent.step, error)
+        except StorageError as problem:
+            logger.error("The status could not be written either. %s", problem)
+
+
+class _EvaluationStopped(Exception):
+    """Ends an evaluation when the user asked to stop."""
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0

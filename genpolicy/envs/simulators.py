@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.async_vector_env import _async_worker
 
 from genpolicy.envs.make import make_environment
 from genpolicy.errors import GenpolicyError
@@ -124,7 +125,13 @@ class SimulatorPool(AsyncVectorEnv):
         ]
         try:
             with _undisturbed_start():
-                super().__init__(groups, context="spawn", copy=False, autoreset_mode=AutoresetMode.DISABLED)
+                super().__init__(
+                    groups,
+                    context="spawn",
+                    worker=_simulate,
+                    copy=False,
+                    autoreset_mode=AutoresetMode.DISABLED,
+                )
         except (EOFError, ConnectionError) as error:
             obituary = self._obituary()
             self.close()
@@ -132,7 +139,7 @@ class SimulatorPool(AsyncVectorEnv):
         except BaseException:
             self.close()
             raise
-        self.action_dim = (self.single_action_space.shape or ())[-1]
+        _, self.action_dim = self.single_action_space.shape or (0, 0)
 
     def begin(self, seeds: Sequence[int | None]) -> np.ndarray:
         """Start an episode in each slot that has a seed; the others go on.
@@ -166,12 +173,9 @@ class SimulatorPool(AsyncVectorEnv):
         """End all processes, whatever they are doing. Called by ``close``; both arguments are ignored."""
         started = [process for process in getattr(self, "processes", []) if process.pid is not None]
         for process in started:
-            process.terminate()
+            process.kill()
         for process in started:
-            process.join(timeout=5)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.join()
         for pipe in getattr(self, "parent_pipes", []):
             pipe.close()
 
@@ -199,6 +203,12 @@ class SimulatorPool(AsyncVectorEnv):
             f"A simulator process of '{self.environment}' ended {cause} ({len(codes)} of {len(started)} are gone). "
             "If memory ran out, use fewer evaluation workers; else see its message above, if any."
         )
+
+
+def _simulate(*arguments: Any) -> None:
+    """Gymnasium's own worker, but silent when the process that it works for was killed."""
+    with contextlib.suppress(ConnectionError):
+        _async_worker(*arguments)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Videos of a policy in the simulator, also on machines without a display."""
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -69,7 +70,8 @@ def record_video(
         raise StorageError(f"Cannot write the video '{path}': {error}. Choose another directory.") from error
     finally:
         pool.close()
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return path
 
 

@@ -1,0 +1,55 @@
+"""Time of one update, and how far it is from the machine's own matrix product.
+
+The matrix product is measured in the same process just before, so the shares hold when the machine's speed drifts.
+Operations are counted by torch on the eager update (two per multiply-add); nothing is counted twice or left out.
+"""
+
+import time
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.speed.conftest import make, transitions
+
+SIZES = {"paper": (256, ()), "small": (128, ("preset=small",))}
+
+
+def matmul_gflops(seconds: float = 2.0, size: int = 2048) -> float:
+    """Best rate of a float32 matrix product in GFLOP/s."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begun = time.perf_counter()
+        torch.mm(a, b)
+        best = max(best, 2 * size**3 / (time.perf_counter() - begun) / 1e9)
+    return best
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("preset", SIZES)
+def test_update(benchmark, preset: str, compiled: bool, threads: int) -> None:
+    batch_size, overrides = SIZES[preset]
+    if preset == "small":
+        torch.set_num_threads(1)
+    agent, batch = make(*overrides), transitions(batch_size)
+    with FlopCounterMode(display=False) as counter:
+        agent.update(batch)
+    if compiled:
+        agent.compile()
+    for _ in range(3):
+        agent.update(batch)
+    rate = matmul_gflops()
+    benchmark.pedantic(agent.update, args=(batch,), rounds=30 if preset == "paper" else 200, warmup_rounds=2)
+    gflop = counter.get_total_flops() / 1e9
+    reached = gflop / benchmark.stats["median"]
+    benchmark.extra_info.update(
+        {
+            "GFLOP": round(gflop, 2),
+            "GFLOP/s": round(reached, 1),
+            "matmul GFLOP/s": round(rate, 1),
+            "share of matmul": f"{reached / rate:.0%}",
+            "threads": torch.get_num_threads(),
+            "batch": batch_size,
+        }
+    )

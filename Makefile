@@ -32,9 +32,10 @@ bench: $(STAMP)  ## speed and memory, written to benchmarks/results/speed
 	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-json=benchmarks/results/speed/latest.json -o addopts=
 
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "genpolicy needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs,tensorboard,video]'
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,docs,tensorboard,video]'
 	touch $(STAMP)
 
 clean:

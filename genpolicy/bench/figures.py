@@ -90,6 +90,8 @@ def action_distributions(
             if index == 0:
                 panel.set_title(label, fontsize=9)
         row[0].set_ylabel(f"state ({', '.join(f'{value:.1f}' for value in state[:2])})", fontsize=8)
+    figure.supxlabel("first action coordinate", fontsize=9)
+    figure.supylabel("second action coordinate", fontsize=9)
     return figure
 
 

@@ -1,0 +1,65 @@
+"""Tiny environments whose outcomes can be computed by hand; imported by simulator processes through their ids."""
+
+import os
+import signal
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+
+class Countdown(gymnasium.Env):
+    """Runs 3 to 9 steps (by seed); reward and success say what the last action did to it.
+
+    Draws from numpy's global generator at reset and at each step, as OGBench's mazes do.
+    """
+
+    observation_space = Box(-np.inf, np.inf, (2, 2), np.float64)
+    action_space = Box(-2.0, 2.0, (1,), np.float32)
+    reports_success = True
+
+    def __init__(self, render_mode=None, width=16, height=16):
+        self.render_mode, self._shape = render_mode, (height, width, 3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(np.random.randint(3, 10))
+        self.kind = float(self.np_random.uniform())
+        return self._observation(), {}
+
+    def step(self, action):
+        self.left -= 1
+        info = {"success": float(action[0] > 0)} if self.reports_success else {}
+        return self._observation(), float(action[0]), self.left == 0, False, info
+
+    def render(self):
+        return np.full(self._shape, self.left, np.uint8)
+
+    def _observation(self):
+        return np.array([[self.left, self.kind], [np.random.uniform(), 0.0]])
+
+
+class Plain(Countdown):
+    reports_success = False
+
+
+class Killed(Countdown):
+    def step(self, action):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Exits(Countdown):
+    def step(self, action):
+        os._exit(7)
+
+
+class Fails(Countdown):
+    def step(self, action):
+        class CannotBePickled(Exception):
+            pass
+
+        raise CannotBePickled("the robot fell apart at 100%")
+
+
+for cls in (Countdown, Plain, Killed, Exits, Fails):
+    gymnasium.register(f"{cls.__name__}-v0", entry_point=cls)

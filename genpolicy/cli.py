@@ -116,7 +116,7 @@ def evaluate(
     from genpolicy.bench.scoring import evaluate_run
     from genpolicy.progress import progress_bar
 
-    with progress_bar() as bar:
+    with progress_bar(transient=True) as bar:
         episode_bar = bar.add_task("episodes", total=episodes)
         scores = evaluate_run(
             run,
@@ -157,7 +157,9 @@ def list_(
         typer.echo(json.dumps(rows, indent=2))
         return
     columns = [column for column in rows[0] if column != "options"]
-    table = Table(*columns)
+    table = Table()
+    for column in columns:
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
     for row in rows:
         table.add_row(*(str(row[column]) for column in columns))
     console.print(table)
@@ -182,7 +184,7 @@ def generate(
     from genpolicy.data.generation import generate as make
     from genpolicy.progress import progress_bar
 
-    with progress_bar() as bar:
+    with progress_bar(transient=True) as bar:
         episode_bar = bar.add_task(name, total=None)
         path = make(
             name,
@@ -212,7 +214,7 @@ def info(
         return
     table = Table("", "", show_header=False)
     for name, value in facts.items():
-        table.add_row(name, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+        table.add_row(name, _in_words(value))
     console.print(table)
 
 
@@ -267,6 +269,13 @@ def _configure(overrides: list[str]) -> "RunConfig":
     rest = [text for text in overrides if not text.startswith("resume=")]
     given = compose(rest) if rest else None
     return stored_config(str(keys["resume"]), given, tuple(key for key in keys if key != "resume"))
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        lines = [f"{key}: {_in_words(entry)}" for key, entry in value.items()]
+        return ("\n" if any(isinstance(entry, dict) for entry in value.values()) else ", ").join(lines)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _rows(what: Listing) -> list[dict[str, Any]]:

@@ -26,8 +26,13 @@ class RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:.3g}/s")
 
 
-def progress_bar(console: Console | None = None) -> Progress:
-    """A bar of: description, bar, done/total, rate, time left; on standard error by default."""
+def progress_bar(console: Console | None = None, *, transient: bool = False) -> Progress:
+    """A bar of: description, bar, done/total, rate, time left; on standard error by default.
+
+    Args:
+        console: where to.
+        transient: remove the bars at the end, also after an error.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -36,6 +41,7 @@ def progress_bar(console: Console | None = None) -> Progress:
         TimeRemainingColumn(elapsed_when_finished=True),
         console=console or Console(stderr=True),
         speed_estimate_period=20.0,
+        transient=transient,
     )
 
 
@@ -48,7 +54,8 @@ class TrainingBar:
         self._evaluation = self._bar.add_task("evaluation", total=None, visible=False)
 
     def update(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Show the number of updates done."""
+        """Show the number of updates done; the first call draws the bar, so that an early error stands alone."""
+        self._bar.start()
         self._bar.update(self._training, completed=step, total=total)
         if self._bar.tasks[self._evaluation].visible:
             self._bar.update(self._evaluation, visible=False)
@@ -58,7 +65,6 @@ class TrainingBar:
         self._bar.update(self._evaluation, completed=done, total=total, visible=True)
 
     def __enter__(self) -> Self:
-        self._bar.start()
         return self
 
     def __exit__(

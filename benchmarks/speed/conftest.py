@@ -56,8 +56,8 @@ def pytest_benchmark_update_json(config, benchmarks, output_json) -> None:
         "",
         f"Made by `make bench` on {output_json['machine_info']['cpu'].get('brand_raw', 'an unnamed processor')}, "
         f"{output_json['machine_info']['cpu'].get('count')} cores, torch {torch.__version__}, commit "
-        f"{output_json['commit_info'].get('id', 'unknown')[:12]}. Medians; compare ratios within this table, not seconds "
-        "between machines.",
+        f"{output_json['commit_info'].get('id', 'unknown')[:12]}. Medians; compare ratios within this table, not "
+        "seconds between machines.",
         "",
         "| measurement | median | notes |",
         "|---|---|---|",

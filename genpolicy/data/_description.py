@@ -38,9 +38,7 @@ def describe(path_or_id: str | Path, directory: str | Path | None = None) -> dic
         "path": str(path),
         "bytes": path.stat().st_size,
         "task": task.name if task else None,
-        "arrays": {
-            key: {"shape": list(array.shape), "dtype": str(array.dtype)} for key, array in arrays.items()
-        },
+        "arrays": {key: {"shape": list(array.shape), "dtype": str(array.dtype)} for key, array in arrays.items()},
         "validation": str(validation) if validation.exists() else None,
         "source_note": next((str(note) for note in notes if note.exists()), None),
     }
@@ -59,9 +57,7 @@ def _locate(path_or_id: str | Path, folder: Path) -> tuple[Path, Task | None]:
     if name.endswith(".npz"):
         path = Path(name).expanduser().absolute()
         if not path.is_file():
-            raise DataError(
-                f"There is no file {path}. Give the path of an .npz file, or a dataset's or task's name."
-            )
+            raise DataError(f"There is no file {path}. Give the path of an .npz file, or a dataset's or task's name.")
         return path, None
     tasks = {task.name: task for task in list_tasks()}
     datasets = {task.dataset for task in tasks.values()}

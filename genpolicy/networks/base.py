@@ -9,14 +9,10 @@ from torch import Tensor, nn
 class Backbone(nn.Module, ABC):
     """A network of features, an optional second input and any number of flow times.
 
-    A head is handed a finished backbone and never asks which one it is.
-
-    Args:
-        config: the backbone's hyperparameters.
-        feature_dim: F, width of the encoded observation.
-        input_dim: X, width of the second input (a noisy action); 0 if there is none.
-        num_times: how many flow times the network is conditioned on (0, 1 or 2).
-        output_dim: Y, width of the output.
+    A head is handed a finished backbone and never asks which one it is. Every backbone's constructor takes its
+    options and, by keyword, `feature_dim` (F, width of the encoded observation), `input_dim` (X, width of the second
+    input, a noisy action; 0 if there is none), `num_times` (how many flow times it is conditioned on: 0, 1 or 2) and
+    `output_dim` (Y).
     """
 
     @abstractmethod

@@ -27,7 +27,7 @@ def refuse_existing(directory: Path, name: str) -> None:
         if path.exists():
             raise DataError(
                 f"The file {path} exists already. Choose another directory, move the file away, or "
-                "overwrite it (overwrite=True)."
+                "overwrite it (overwrite=True; --overwrite on the command line)."
             )
 
 

@@ -1,0 +1,217 @@
+"""The parts of README and docs that are made from the code: tables of parts, recipes, keys, signatures, imports.
+
+``python docs/_tools/generate.py`` rewrites them in place; a test compares them with what stands in the files. In a page
+they stand between ``<!-- generated: NAME -->`` and ``<!-- end -->``; algorithms/README.md is generated as a whole.
+"""
+
+import csv
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+import source  # noqa: E402
+
+from genpolicy.config import PRESETS, DataConfig, LoggingConfig, RunConfig, TrainerConfig  # noqa: E402
+from genpolicy.listing import option_rows, part_rows, recipe_rows  # noqa: E402
+from genpolicy.options import Options  # noqa: E402
+from genpolicy.recipes import load_recipe, recipe_names  # noqa: E402
+from genpolicy.registry import BACKBONES, CRITICS, HEADS, POLICIES  # noqa: E402
+from genpolicy.training.agent import AgentConfig  # noqa: E402
+
+BLOCK = re.compile(r"(<!-- generated: ([\w. ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PARTS = ("heads", "reformulations", "critics", "policies", "backbones")
+
+
+def expected() -> dict[Path, str]:
+    """Every generated file and every page with a generated block, by path, as it should be."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    texts = {page: BLOCK.sub(_fill, page.read_text()) for page in pages}
+    return texts | {ROOT / "algorithms" / "README.md": zoo()}
+
+
+def _fill(match: re.Match[str]) -> str:
+    name, _, argument = match[2].partition(" ")
+    makers: dict[str, Callable[..., str]] = {
+        "parts": parts,
+        "example": example,
+        "facts": facts,
+        "keys": keys,
+        "signatures": source.signatures,
+        "imports": imports,
+    }
+    return f"{match[1]}\n{makers[name](*argument.split())}\n\n{match[3]}"
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table."""
+    names = list(header)
+    lines = [names, ["---"] * len(names), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def linked(text: str) -> str:
+    """Turn arXiv numbers into links."""
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+
+
+def parts() -> str:
+    """One row per registered part and recipe."""
+    rows = [
+        (kind.removesuffix("s") if kind != "policies" else "policy", f"`{row['name']}`", row["summary"])
+        for kind in PARTS
+        for row in part_rows(kind)
+    ]
+    rows += [("algorithm", f"`{row['name']}`", row["summary"]) for row in recipe_rows()]
+    return table(("kind", "name", "what it is"), rows)
+
+
+def example() -> str:
+    """The example's file."""
+    return f"```python\n{(ROOT / 'examples' / 'custom_head.py').read_text()}```"
+
+
+def zoo() -> str:
+    """The whole of algorithms/README.md."""
+    rows = [
+        (
+            f"[`{row['name']}`]({row['name']}.yaml)",
+            row["head"],
+            row["critic"],
+            row["policy"],
+            row["summary"],
+            linked(row["paper"]),
+        )
+        for row in recipe_rows()
+    ]
+    with (ROOT / "algorithms" / "tuned.csv").open(newline="") as file:
+        tuned = list(csv.DictReader(file))
+    counts = [
+        (
+            f"`{name}`",
+            len({row["task"] for row in mine}),
+            ", ".join(f"`{key}`" for key in sorted({row["key"] for row in mine})),
+        )
+        for name in recipe_names()
+        if (mine := [row for row in tuned if row["algorithm"] == name])
+    ]
+    sizes = " and ".join(f"`{name}`" for name in PRESETS if name != "paper")
+    return f"""# Algorithms
+
+One YAML file per algorithm chooses a head, a critic and a policy and sets their options; everything it leaves out is
+the part's default. `about` says where it comes from, `presets` holds the smaller sizes {sizes} (`paper` is the recipe
+itself).
+
+{table(("algorithm", "head", "critic", "policy", "what it is", "paper"), rows)}
+
+`genpolicy list algorithms` prints this table, `genpolicy train algorithm=NAME --cfg job` the whole configuration. A
+recipe of your own needs no registration: `genpolicy train algorithm=path/to/recipe.yaml`.
+
+## Tuned hyperparameters
+
+[`tuned.csv`](tuned.csv) holds published values that differ from the recipe's for single tasks, each with its source.
+They apply whenever the task is chosen, and stand below the preset and the command line.
+
+{table(("algorithm", "tasks", "keys"), counts)}
+
+This file is generated: `python docs/_tools/generate.py`.
+"""
+
+
+def facts(algorithm: str) -> str:
+    """What a recipe says about itself."""
+    recipe, row = load_recipe(algorithm), next(row for row in recipe_rows() if row["name"] == algorithm)
+    about = recipe["about"]
+    backbone = recipe["head"].get("backbone", {}).get("name", "the head's default")
+    lines = [
+        f"- **Parts**: head `{row['head']}` ({backbone}), critic `{row['critic']}`, policy `{row['policy']}`",
+        f"- **Paper**: {linked(about['paper'])}",
+        f"- **Reference**: {about['reference']}",
+        f"- **Parity cases**: {', '.join(f'`{name}`' for name in about['parity']) or 'none'}",
+    ]
+    for deviation in about["deviations"]:
+        lines.append(f"- **Deviation**: {deviation}")
+    equations = "\n".join(part.strip() for part in about["equations"].split(";"))
+    return "\n".join([*lines, "", "```text", equations, "```"])
+
+
+def keys(group: str) -> str:
+    """The options of a group of the configuration, or of all parts of a kind."""
+    plain: dict[str, type[Options]] = {
+        "run": RunConfig,
+        "trainer": TrainerConfig,
+        "data": DataConfig,
+        "logging": LoggingConfig,
+    }
+    if group in plain:
+        return _options(plain[group], "" if group == "run" else f"{group}.")
+    if group == "agent":
+        optimizer = type(AgentConfig().policy_optimizer)
+        return _options(optimizer, "agent.policy_optimizer.")
+    registry = {"heads": HEADS, "critics": CRITICS, "policies": POLICIES, "backbones": BACKBONES}[group]
+    prefix = "head.backbone." if group == "backbones" else f"{registry.kind}."
+    sections = [
+        f"### `{prefix.removesuffix('.')}={entry.name}`\n\n{_options(entry.config, prefix)}"
+        for entry in registry.entries()
+    ]
+    return "\n\n".join(sections)
+
+
+def _options(config: type[Options], prefix: str) -> str:
+    rows = []
+    for row in option_rows(config):
+        default = row["default"]
+        field = next(field for field in dataclasses.fields(config) if field.name == row["name"])
+        if "slot" in field.metadata:
+            registry = {"head": HEADS, "critic": CRITICS, "policy": POLICIES, "backbone": BACKBONES}[
+                field.metadata["slot"]
+            ]
+            rows.append(
+                (
+                    f"`{prefix}{row['name']}`",
+                    f"a {registry.kind}",
+                    f"`{registry.find(field.default).name}`",
+                    row["help"],
+                )
+            )
+        elif isinstance(field.default, Options):
+            inner = option_rows(type(field.default))
+            if config is not RunConfig:
+                rows += [
+                    (f"`{prefix}{row['name']}.{one['name']}`", one["type"], _default(one["default"]), one["help"])
+                    for one in inner
+                ]
+        else:
+            rows.append((f"`{prefix}{row['name']}`", row["type"], _default(default), row["help"]))
+    return table(("key", "type", "default", "meaning"), rows)
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`[{','.join(map(str, value))}]`"
+    return "`null`" if value is None else f"`{value}`"
+
+
+def imports() -> str:
+    """Which package of the library imports which, at run time; imports for type checking only are left out."""
+    found = source.import_graph()
+    return table(
+        ("package", "imports"),
+        ((f"`{name}`", ", ".join(f"`{one}`" for one in sorted(found[name])) or "nothing") for name in sorted(found)),
+    )
+
+
+if __name__ == "__main__":
+    for path, text in expected().items():
+        path.write_text(text)

@@ -222,6 +222,7 @@ def info(
 def demo(
     out: Annotated[Path, typer.Option(help="Directory of data, runs and report.")] = Path("demo"),
     workers: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each algorithm.")] = 2,
 ) -> None:
     """Generate data, train MeanFlowQL and two baselines on a maze, evaluate them, write a report.
 
@@ -229,7 +230,7 @@ def demo(
     """
     from genpolicy.bench.demo import run_demo
 
-    run_demo(out, workers=workers, console=console)
+    run_demo(out, workers=workers, seeds=range(seeds), console=console)
 
 
 def main() -> None:

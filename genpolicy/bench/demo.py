@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,6 @@ COMMON = (
     "trainer.eval_workers=1",
     "trainer.compile=true",
 )
-SEEDS = (0, 1)
 
 
 def run_demo(
@@ -61,7 +61,7 @@ def run_demo(
     console: Console,
     contenders: tuple[Contender, ...] = CONTENDERS,
     common: tuple[str, ...] = COMMON,
-    seeds: tuple[int, ...] = SEEDS,
+    seeds: Sequence[int] = (0, 1),
     data_episodes: int = DATA_EPISODES,
     final_episodes: int = FINAL_EPISODES,
 ) -> Path:

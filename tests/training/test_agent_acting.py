@@ -1,0 +1,70 @@
+"""The agent's actions: shapes, bounds, sources of noise."""
+
+import numpy as np
+import pytest
+import torch
+
+from genpolicy.errors import ShapeError
+from tests.helpers import ACTION_DIM, OBSERVATION_DIM, small_agent
+
+
+@pytest.mark.parametrize("acting", ["best", "mean", "single"])
+def test_actions_have_the_shape_of_the_observations_and_stay_in_the_bounds(acting: str) -> None:
+    agent = small_agent("gaussian_ql", f"policy.acting={acting}", "policy.temperature=5")
+    batch = np.random.default_rng(0).normal(size=(50, OBSERVATION_DIM))
+    actions, single = agent.act(batch), agent.act(batch[0])
+    assert actions.shape == (50, ACTION_DIM) and single.shape == (ACTION_DIM,)
+    assert actions.dtype == single.dtype == np.float32
+    assert np.abs(actions).max() <= 1 and (np.abs(actions) == 1).any()
+
+
+@pytest.mark.parametrize("acting", ["best", "mean", "single"])
+def test_with_a_generator_for_each_row_rows_do_not_depend_on_each_other(acting: str) -> None:
+    agent = small_agent("gaussian_ql", f"policy.acting={acting}", "policy.num_candidates=3")
+    observations = np.random.default_rng(0).normal(size=(4, OBSERVATION_DIM))
+
+    def generators(*seeds: int) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    together = agent.act(observations, generators(0, 1, 2, 3))
+    for row in range(4):
+        alone = agent.act(observations[row], generators(row)[0])
+        # another batch size may sum in another order
+        np.testing.assert_allclose(together[row], alone, rtol=1e-5, atol=1e-6)
+    order = [2, 0, 3, 1]
+    np.testing.assert_allclose(
+        agent.act(observations[order], generators(*order)), together[order], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_given_generators_are_used_and_the_agents_own_otherwise() -> None:
+    agent, observation = small_agent("gaussian_ql"), np.zeros((2, OBSERVATION_DIM))
+    own = agent.generators["acting"].get_state()
+    first, again = (agent.act(observation, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert (first == again).all()
+    assert torch.equal(agent.generators["acting"].get_state(), own)
+    assert (agent.act(observation) != agent.act(observation)).any()
+
+
+def test_acting_ranks_by_the_agents_critic() -> None:
+    agent = small_agent("gaussian_ql", "policy.num_candidates=8")
+    observation = np.zeros((6, OBSERVATION_DIM), np.float32)
+    action = agent.act(observation, torch.Generator().manual_seed(0))
+    noise = agent.policy.noise(6, torch.Generator().manual_seed(0))
+    candidates = agent.policy.propose(torch.zeros(6, OBSERVATION_DIM), noise)
+    values = agent.critic.target_q(torch.zeros(8, 6, OBSERVATION_DIM), candidates).mean(0)
+    best = candidates[values.argmax(0), torch.arange(6)]
+    np.testing.assert_allclose(action, best.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 2, 3), ()])
+def test_an_observation_that_does_not_fit_is_refused_with_both_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError) as caught:
+        small_agent().act(np.zeros(shape))
+    assert f"has shape {shape}; this agent takes (3,) or (n, 3)" in str(caught.value)
+
+
+@pytest.mark.xfail(strict=True, reason="RuntimeError of torch about broadcasting")
+def test_a_wrong_number_of_generators_is_refused() -> None:
+    with pytest.raises(ShapeError, match="2 generators"):
+        small_agent().act(np.zeros((3, OBSERVATION_DIM)), [torch.Generator(), torch.Generator()])

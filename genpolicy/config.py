@@ -24,12 +24,11 @@ from genpolicy.heads.meanflow import MeanFlowConfig
 from genpolicy.options import Options, describe_type, option, slot
 from genpolicy.policies.base import PolicyConfig
 from genpolicy.policies.q_gradient import QGradientConfig
-from genpolicy.recipes import load_recipe, read_yaml, tuned_rows
+from genpolicy.recipes import Tree, load_recipe, read_yaml, tuned_rows
 from genpolicy.registry import BACKBONES, CRITICS, HEADS, POLICIES, Registry
 from genpolicy.training.agent import AgentConfig
 
 REGISTRIES: dict[str, Registry] = {registry.kind: registry for registry in (HEADS, CRITICS, POLICIES, BACKBONES)}
-PRESETS = ("paper", "small", "smoke")
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class RunConfig(Options):
     algorithm: str = option("meanflow_ql", "recipe: a name of `genpolicy list algorithms`, or the path of a YAML file")
     task: str | None = option(None, "task: a name of `genpolicy list tasks`")
     preset: Literal["paper", "small", "smoke"] = option("paper", "sizes and lengths: published, laptop, seconds")
-    seed: int = option(0, "seed of parameters, data order, noise and evaluation", minimum=0)
+    seed: int = option(0, "seed of parameters, data order, noise and evaluation", minimum=0, maximum=2**63 - 1)
     device: str = option("cpu", "torch device")
     run_dir: str | None = option(None, "run directory; null: runs/ALGORITHM/TASK/TIME-seedN")
     resume: str | None = option(None, "run directory to go on with")
@@ -83,9 +82,6 @@ class RunConfig(Options):
     trainer: TrainerConfig = option(TrainerConfig(), "lengths and intervals")
     data: DataConfig = option(DataConfig(), "dataset")
     logging: LoggingConfig = option(LoggingConfig(), "loggers")
-
-
-Tree = dict[str, Any]
 
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
@@ -108,24 +104,30 @@ def compose_tree(overrides: Sequence[str] = ()) -> Tree:
     algorithm = str(chosen.get("algorithm", RunConfig.algorithm))
     recipe = load_recipe(algorithm)
     preset = chosen.get("preset", RunConfig.preset)
-    presets = {"paper": {}} | (recipe.pop("presets", None) or {})
-    if preset not in presets:
+    presets = recipe.pop("presets", None) or {}
+    if not (isinstance(presets, Mapping) and all(isinstance(layer, Mapping) for layer in presets.values())):
+        raise ConfigError(
+            f"presets of {algorithm} must be a mapping of names to mappings, as in presets: {{small: {{...}}}}."
+        )
+    presets = {"paper": {}, **presets}
+    if not isinstance(preset, str) or preset not in presets:
         raise ConfigError(
             f"Unknown preset '{preset}'.{suggest(str(preset), presets)} This algorithm has: {', '.join(presets)}."
         )
     recipe.pop("about", None)
     tree = _defaults(RunConfig)
     _merge(tree, RunConfig, recipe, "")
-    if chosen.get("task") is not None:
-        task = get_task(str(chosen["task"]))
-        if tree["critic"] is not None:
-            tree["critic"]["discount"] = task.discount
-        for key, value in parse_overrides(tuned_rows(algorithm, task.alias_of or task.name)):
-            _merge(tree, RunConfig, _nest(key, value), "")
-    _merge(tree, RunConfig, presets[preset] or {}, "")
+    task = get_task(str(name)) if (name := chosen.get("task", tree["task"])) is not None else None
+    tuned = parse_overrides(tuned_rows(algorithm, task.alias_of or task.name)) if task else []
     # A part is exchanged before its fields are set, whatever the order on the command line.
-    for key, value in sorted(given, key=lambda pair: (not _names_part(pair[0]), pair[0].count("."))):
-        _merge(tree, RunConfig, _nest(key, value), "")
+    given.sort(key=lambda pair: (not _names_part(pair[0]), pair[0].count(".")))
+    layers = [*(_nest(*pair) for pair in tuned), presets[preset], *(_nest(*pair) for pair in given)]
+    for layer in layers:
+        _merge(tree, RunConfig, layer, "")
+    # After the critic is chosen: each one has the task's discount unless a layer above says otherwise.
+    critics = [layer["critic"] for layer in layers if isinstance(layer.get("critic"), Mapping)]
+    if task and tree["critic"] is not None and not any("discount" in layer for layer in critics):
+        tree["critic"]["discount"] = task.discount
     return tree
 
 
@@ -209,9 +211,13 @@ def store_in_hydra() -> None:
     store = ConfigStore.instance()
     for kind in ("head", "critic", "policy"):
         for entry in REGISTRIES[kind].entries():
-            store.store(group=kind, name=entry.name, node={"name": entry.name} | _defaults(entry.config))
-            for field in dataclasses.fields(entry.config):
-                for part in REGISTRIES[field.metadata["slot"]].entries() if "slot" in field.metadata else ():
+            node: Tree = {"name": entry.name} | _defaults(entry.config)
+            slots = [field for field in dataclasses.fields(entry.config) if "slot" in field.metadata]
+            # The part in a slot is a choice of its own group, so that exchanging it leaves nothing of the old one.
+            node["defaults"] = [{field.name: node.pop(field.name)["name"]} for field in slots] + ["_self_"]
+            store.store(group=kind, name=entry.name, node=node)
+            for field in slots:
+                for part in REGISTRIES[field.metadata["slot"]].entries():
                     node = {"name": part.name} | _defaults(part.config)
                     store.store(group=f"{kind}/{field.name}", name=part.name, node=node)
 

@@ -8,11 +8,9 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from genpolicy.errors import ConfigError, suggest
-
-T = TypeVar("T")
 
 
 def option(
@@ -22,17 +20,19 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
+    below: float | None = None,
 ) -> Any:
     """A dataclass field with its meaning and, for numbers, its range.
 
     Args:
-        default: the value used when nobody chooses one; a dataclass or a list is copied for each instance.
+        default: the value used when nobody chooses one; it is shared, so it must not be mutable.
         help: one line; unit and the paper's value where they exist.
         minimum: smallest allowed value (each entry of a sequence).
         maximum: largest allowed value.
         above: the value must be strictly larger than this.
+        below: the value must be strictly smaller than this.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above}
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "below": below}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -77,11 +77,13 @@ def _check(owner: str, field: dataclasses.Field, hint: Any, value: Any) -> None:
             continue
         if number != number:
             raise ConfigError(f"{where} is NaN; give a number.")
-        low, high, above = (field.metadata.get(key) for key in ("minimum", "maximum", "above"))
+        low, high, above, below = (field.metadata.get(key) for key in ("minimum", "maximum", "above", "below"))
         if low is not None and number < low:
             raise ConfigError(f"{where} is {number}; it must be at least {low}.")
         if above is not None and number <= above:
             raise ConfigError(f"{where} is {number}; it must be larger than {above}.")
+        if below is not None and number >= below:
+            raise ConfigError(f"{where} is {number}; it must be smaller than {below}.")
         if high is not None and number > high:
             raise ConfigError(f"{where} is {number}; it must be at most {high}.")
 

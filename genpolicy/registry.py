@@ -52,7 +52,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
         self._loaded_entry_points = False
 
-    def register(self, name: str, *, config: type[Options] = Options) -> Callable[[type[C]], type[C]]:
+    def register(self, name: str, *, config: type[Options] | None = None) -> Callable[[type[C]], type[C]]:
         """Return a class decorator that stores the class under `name`.
 
         Args:
@@ -65,6 +65,10 @@ class Registry(Generic[T]):
             ConfigError: if the name or `config` is taken by another class, `config` is not a frozen dataclass derived
                 from `Options`, or the class lacks a method that its base class asks for.
         """
+        if config is None:  # a class of its own, so that the part can be found by its options
+            config = dataclasses.make_dataclass(
+                f"{name.title().replace('_', '')}Config", [], bases=(Options,), frozen=True
+            )
         if not (isinstance(config, type) and issubclass(config, Options) and _is_frozen_dataclass(config)):
             raise ConfigError(
                 f"The config of {self.kind} '{name}' must be a frozen dataclass derived from Options, "
@@ -84,7 +88,7 @@ class Registry(Generic[T]):
                         f"The {self.kind} name '{name}' is taken by {_qualified(old.cls)}. "
                         f"Register {_qualified(cls)} under another name."
                     )
-                if old.config is config and config is not Options:
+                if old.config is config:
                     raise ConfigError(
                         f"{config.__name__} is the config of {self.kind} '{old.name}' already. "
                         f"Give '{name}' a dataclass of its own; subclass {config.__name__} to share its fields."

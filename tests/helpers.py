@@ -1,6 +1,9 @@
 """Small agents, batches and networks that several test files use."""
 
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -54,3 +57,13 @@ def numpy_mlp(x: np.ndarray, layers: list[tuple[np.ndarray, ...]], *, eps: float
             centred = x - x.mean(-1, keepdims=True)
             x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * gain + shift
     return x
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> Iterator[None]:
+    """Imported by a conftest, it makes float64 the default of the folder's tests."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)

@@ -155,13 +155,11 @@ def test_mistakes_in_a_recipe_and_in_tuned_rows_are_found_too(toy: Path) -> None
         compose(["algorithm=toy"])
 
 
-@pytest.mark.xfail(strict=True, reason="the task's discount is written into the recipe's critic only")
 def test_the_tasks_discount_reaches_a_critic_chosen_on_the_command_line() -> None:
     config = compose(["algorithm=bc", "critic=td", "policy=q_gradient", f"task={TASK}"])
     assert config.critic.discount == 0.995
 
 
-@pytest.mark.xfail(strict=True, reason="TypeError and AttributeError")
 @pytest.mark.parametrize("presets", ["3", "[small]", "{small: 3}"])
 def test_malformed_presets_of_a_recipe_are_refused(presets: str, toy: Path) -> None:
     (toy / "toy.yaml").write_text(f"presets: {presets}\n")

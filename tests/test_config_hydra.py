@@ -61,7 +61,6 @@ def test_hydra_refuses_unknown_fields_of_a_part(application: Path) -> None:
     assert isinstance(caught.value, OmegaConfBaseException) or "hydra" in type(caught.value).__module__
 
 
-@pytest.mark.xfail(strict=True, reason="the head's node carries its default backbone instead of naming it")
 def test_a_backbone_can_be_exchanged_by_hydra(application: Path) -> None:
     config = compose("app", overrides=["head=meanflow", "head/backbone=mlp", "head.backbone.hidden_dims=[7]"])
     ours = from_yaml(OmegaConf.to_yaml(OmegaConf.masked_copy(config, ["head"])))

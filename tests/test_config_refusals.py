@@ -62,13 +62,11 @@ def test_values_that_do_not_fit_are_named_by_their_path(override: str, message: 
         compose([override])
 
 
-@pytest.mark.xfail(strict=True, reason="TypeError: unhashable type")
 def test_a_list_as_preset_is_refused() -> None:
     with pytest.raises(ConfigError, match="preset"):
         compose(["preset=[small]"])
 
 
-@pytest.mark.xfail(strict=True, reason="only the head's constructor looks the name up")
 def test_an_unknown_reformulation_is_refused_like_any_other_name() -> None:
     with pytest.raises(ConfigError, match=r"residul.*Did you mean 'residual'"):
         compose(["head.reformulation=residul"])

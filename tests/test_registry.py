@@ -128,7 +128,6 @@ def test_register_returns_the_class_itself(registry: Registry) -> None:
     assert registry.register("second", config=SecondConfig)(Second) is Second
 
 
-@pytest.mark.xfail(strict=True, reason="all parts without options share one class; the first is built")
 def test_two_parts_without_options_are_told_apart() -> None:
     registry = Registry("gadget", "gadgets")
     registry.register("first")(First)

@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import source  # noqa: E402
 
-from genpolicy.config import PRESETS, DataConfig, LoggingConfig, RunConfig, TrainerConfig  # noqa: E402
+from genpolicy.config import DataConfig, LoggingConfig, RunConfig, TrainerConfig  # noqa: E402
 from genpolicy.listing import option_rows, part_rows, recipe_rows  # noqa: E402
 from genpolicy.options import Options  # noqa: E402
 from genpolicy.recipes import load_recipe, recipe_names  # noqa: E402
@@ -104,7 +104,7 @@ def zoo() -> str:
         for name in recipe_names()
         if (mine := [row for row in tuned if row["algorithm"] == name])
     ]
-    sizes = " and ".join(f"`{name}`" for name in PRESETS if name != "paper")
+    sizes = " and ".join(f"`{name}`" for name in ("small", "smoke"))
     return f"""# Algorithms
 
 One YAML file per algorithm chooses a head, a critic and a policy and sets their options; everything it leaves out is

@@ -34,6 +34,10 @@ class MeanFlowConfig(Options):
     target_clip: float | None = option(5.0, "regression targets are clipped to [-c, c]; null leaves them", above=0)
     consistency_weight: float = option(0.0, "weight of the consistency term between two times", minimum=0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        REFORMULATIONS[self.reformulation]  # refuses an unknown name
+
 
 class ConsistencyDraws(NamedTuple):
     """Draws of the consistency term: noise (B, A) and two times (B, 1)."""

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genpolicy.errors import ConfigError
+
 
 class SinusoidalTime(nn.Module):
     """Cosines and sines of flow time, smooth on [0, 1].
@@ -25,6 +27,8 @@ class SinusoidalTime(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
+        if dim % 2:
+            raise ConfigError(f"time_features is {dim}; it must be even: half of them are cosines, half sines.")
         half = dim // 2
         frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, dtype=torch.float32) / half)
         self.register_buffer("frequencies", frequencies, persistent=False)

@@ -1,5 +1,6 @@
 """The agent: parts, optimisers and explicit state behind `update` and `act`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from genpolicy.options import Options, option
 from genpolicy.policies.base import Policy
 from genpolicy.training.compilation import compile_update
 from genpolicy.training.optimizer import Adam, OptimizerConfig
+
+logger = logging.getLogger(__name__)
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -32,7 +35,7 @@ class ObservationEncoder(nn.Module):
 
     Args:
         mean: (O,), zeros by default.
-        std: (O,), ones by default.
+        std: (O,), ones by default; a constant component (0) is only centred.
     """
 
     mean: Tensor
@@ -41,7 +44,7 @@ class ObservationEncoder(nn.Module):
     def __init__(self, observation_dim: int, mean: Tensor | None = None, std: Tensor | None = None):
         super().__init__()
         self.register_buffer("mean", torch.zeros(observation_dim) if mean is None else mean.clone())
-        self.register_buffer("std", torch.ones(observation_dim) if std is None else std.clone())
+        self.register_buffer("std", torch.ones(observation_dim) if std is None else torch.where(std > 0, std, 1.0))
 
     def forward(self, observation: Tensor) -> Tensor:
         """Return features (\\*batch, O)."""
@@ -175,8 +178,8 @@ class Agent:
     @torch.no_grad()
     def evaluate_losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the metrics of a batch without learning from it (its draws have a generator of their own)."""
-        draws = self._draw(len(batch["observations"]), self.generators["validation"])
-        return self.losses(self.encode(batch), draws)[1]
+        encoded = self.encode(batch)
+        return self.losses(encoded, self._draw(len(encoded.features), self.generators["validation"]))[1]
 
     def encode(self, batch: Mapping[str, Any]) -> Batch:
         """Check a mapping of arrays and turn it into a `Batch` on the device."""
@@ -234,6 +237,10 @@ class Agent:
             generator = self.generators["acting"]
         if isinstance(generator, torch.Generator):
             return self.policy.noise(n, generator).to(self.device)
+        if len(generator) != n:
+            raise ShapeError(
+                f"There are {len(generator)} generators for {n} observations; give one for each, or one for all."
+            )
         return torch.cat([self.policy.noise(1, one) for one in generator], dim=1).to(self.device)
 
     # State
@@ -256,7 +263,7 @@ class Agent:
         wrong = [
             f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
             for name in own.keys() & tensors.keys()
-            if own[name].shape != tensors[name].shape
+            if own[name].shape != tensors[name].shape and not name.startswith("generator.")
         ]
         if missing or unexpected or wrong:
             raise CheckpointError(
@@ -267,7 +274,11 @@ class Agent:
         for name, tensor in self._tensors().items():
             tensor.copy_(tensors[name])
         for name, generator in self.generators.items():
-            generator.set_state(tensors[f"generator.{name}"].cpu())
+            state = tensors[f"generator.{name}"].cpu()
+            if state.shape == generator.get_state().shape:
+                generator.set_state(state)
+            else:
+                logger.warning("The %s noise was drawn on another kind of device; it starts anew from the seed.", name)
         self.step = int(self.state["step"])
 
     # The update itself: tensors in, tensors out, nothing read back by the host

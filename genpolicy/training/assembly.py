@@ -40,7 +40,8 @@ def make_agent(
         >>> agent.act(np.zeros(28)).shape
         (5,)
     """
-    config = compose([f"algorithm={algorithm}", f"seed={seed}", f"device={device}", *overrides])
+    quoted = algorithm.replace("'", "\\'")  # a path may hold any character
+    config = compose([f"algorithm='{quoted}'", f"seed={seed}", f"device={device}", *overrides])
     return build_agent(config, observation_shape=observation_shape, action_dim=action_dim)
 
 
@@ -69,7 +70,7 @@ def build_agent(
         )
     device = _device(config.device)
     with torch.random.fork_rng(devices=[]):  # Initial parameters depend on the seed alone, and no one else's on them.
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed accelerators too
         sizes = {"feature_dim": observation_shape[0], "action_dim": action_dim}
         total_steps = config.trainer.pretrain_steps + config.trainer.steps
         head = HEADS.create(config.head, **sizes)

@@ -13,26 +13,32 @@ logger = logging.getLogger(__name__)
 def compile_update(update: Callable[..., Any]) -> Callable[..., Any]:
     """Return `update` compiled without graph breaks, gradients and in-place steps included.
 
-    If compilation fails at the first call (no C++ compiler, an unsupported operation), a warning names the cause and
-    the eager update takes over for good; the arguments' tensors are untouched by a failed compilation.
+    If compilation fails at the first call (no C++ compiler, an unsupported operation), or later because there are too
+    many sizes of batches, a warning names the cause and the eager update takes over for good; the arguments' tensors
+    are untouched by a failed compilation.
     """
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # slow to import
+
     # Without this switch a gradient taken inside a compiled region breaks the graph.
     torch._dynamo.config.trace_autograd_ops = True
-    compiled = torch.compile(update, fullgraph=True, dynamic=False)
-    chosen: list[Callable[..., Any]] = []
+    run: Callable[..., Any] | None = None
+    worked = False
 
     @functools.wraps(update)
-    def first_compiled_then_chosen(*arguments: Any) -> Any:
-        if chosen:
-            return chosen[0](*arguments)
+    def compiled_or_eager(*arguments: Any) -> Any:
+        nonlocal run, worked
         try:
-            result = compiled(*arguments)
+            if run is None:
+                run = torch.compile(update, fullgraph=True, dynamic=False)
+            result = run(*arguments)
+            worked = True
+            return result
         except Exception as error:
+            if run is update or (worked and not isinstance(error, FailOnRecompileLimitHit)):
+                raise
             cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             logger.warning("The update could not be compiled and runs eagerly: %s", cause)
-            chosen.append(update)
+            run = update
             return update(*arguments)
-        chosen.append(compiled)
-        return result
 
-    return first_compiled_then_chosen
+    return compiled_or_eager

@@ -92,7 +92,7 @@ class WandbLogger:
         config: Mapping[str, Any] | None = None,
     ):
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ConfigError('Logging to W&B needs the extra "wandb": pip install "genpolicy[wandb]".') from error
         try:

@@ -25,8 +25,8 @@ class OptimizerConfig(Options):
     warmup_fraction: float = option(0.05, "cosine: share of training spent warming up", minimum=0, maximum=1)
     min_ratio: float = option(0.1, "cosine: final learning rate as a share of the base", minimum=0, maximum=1)
     max_grad_norm: float | None = option(None, "gradients are scaled down to this global norm; null: never", above=0)
-    beta1: float = option(0.9, "decay of the first moment", minimum=0, maximum=1)
-    beta2: float = option(0.999, "decay of the second moment", minimum=0, maximum=1)
+    beta1: float = option(0.9, "decay of the first moment", minimum=0, below=1)
+    beta2: float = option(0.999, "decay of the second moment", minimum=0, below=1)
     eps: float = option(1e-8, "added to the root of the second moment", above=0)
 
 

@@ -236,7 +236,6 @@ def test_a_batch_that_does_not_fit_is_refused_with_both_shapes(spoil: Callable, 
     assert agent.step == 0 and torch.equal(agent.generators["training"].get_state(), state)
 
 
-@pytest.mark.xfail(strict=True, reason="KeyError, after numbers were drawn")
 def test_validation_refuses_a_batch_without_observations_in_the_same_way() -> None:
     with pytest.raises(ShapeError, match="no 'observations'"):
         small_agent().evaluate_losses({"actions": torch.zeros(8, 2)})

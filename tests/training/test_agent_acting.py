@@ -64,7 +64,6 @@ def test_an_observation_that_does_not_fit_is_refused_with_both_shapes(shape: tup
     assert f"has shape {shape}; this agent takes (3,) or (n, 3)" in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="RuntimeError of torch about broadcasting")
 def test_a_wrong_number_of_generators_is_refused() -> None:
     with pytest.raises(ShapeError, match="2 generators"):
         small_agent().act(np.zeros((3, OBSERVATION_DIM)), [torch.Generator(), torch.Generator()])

@@ -64,7 +64,6 @@ def test_making_an_agent_leaves_the_global_generators_alone() -> None:
     assert random.getstate() == before[2]
 
 
-@pytest.mark.xfail(strict=True, reason="torch.manual_seed seeds the accelerators too, and only the CPU's is restored")
 def test_making_an_agent_does_not_seed_the_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
     seeded = Mock()
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
@@ -91,7 +90,6 @@ def test_normalization_standardises_observations_for_learning_and_acting() -> No
     assert {"encoder.mean", "encoder.std"} <= scaled.state_dict().keys()
 
 
-@pytest.mark.xfail(strict=True, reason="divided by the deviation 0 that the dataset reports for it")
 def test_a_constant_component_of_the_observation_stays_finite() -> None:
     config = compose(["algorithm=gaussian_ql", "preset=smoke"])
     normalization = (torch.tensor([0.0, 0.0, 7.0]), torch.tensor([1.0, 1.0, 0.0]))
@@ -133,20 +131,17 @@ def test_unknown_reformulation_is_answered_with_the_nearest() -> None:
         small_agent("meanflow_ql", "head.reformulation=residul")
 
 
-@pytest.mark.xfail(strict=True, reason="RuntimeError about matrix shapes at the first use")
 @pytest.mark.parametrize("backbone", ["mlp", "dit"])
 def test_an_odd_number_of_time_features_is_refused(backbone: str) -> None:
     with pytest.raises(ConfigError, match="time_features"):
         small_agent("meanflow_ql", f"head.backbone={backbone}", "head.backbone.time_features=5")
 
 
-@pytest.mark.xfail(strict=True, reason="ValueError of torch about an overflow")
 def test_a_seed_that_torch_cannot_take_is_refused() -> None:
     with pytest.raises(ConfigError, match="seed"):
         small_agent(seed=2**70)
 
 
-@pytest.mark.xfail(strict=True, reason="the path goes through the parser of overrides unquoted")
 def test_a_recipe_path_may_hold_special_characters(tmp_path) -> None:
     path = tmp_path / "a, b (1)" / "mine.yaml"
     path.parent.mkdir()

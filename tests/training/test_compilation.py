@@ -30,7 +30,6 @@ def test_without_compilation_the_update_runs_eagerly_with_a_warning(
     assert compiled.step == 2
 
 
-@pytest.mark.xfail(strict=True, reason="only the first call of the compiled function is guarded")
 def test_a_python_that_cannot_compile_at_all_runs_eagerly_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("torch.compile is not supported on this Python")
@@ -41,7 +40,6 @@ def test_a_python_that_cannot_compile_at_all_runs_eagerly_too(monkeypatch: pytes
     agent.update(raw_batch())
 
 
-@pytest.mark.xfail(strict=True, reason="only the first call is guarded")
 def test_a_batch_size_too_many_for_the_compiler_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each size is compiled anew, and Dynamo gives up after eight."""
 

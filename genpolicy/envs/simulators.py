@@ -194,7 +194,10 @@ class SimulatorPool(AsyncVectorEnv):
     def _obituary(self) -> str:
         """What to say when a connection shows that a process is gone."""
         started = [process for process in self.processes if process.pid is not None]
-        multiprocessing.connection.wait([process.sentinel for process in started], timeout=5)
+        ended = multiprocessing.connection.wait([process.sentinel for process in started], timeout=5)
+        for process in started:
+            if process.sentinel in ended:  # its pipes close a moment before its exit code can be read
+                process.join(timeout=5)
         codes = [process.exitcode for process in started if process.exitcode is not None]
         cause = "for an unknown reason"
         if codes:

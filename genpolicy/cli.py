@@ -5,6 +5,7 @@ Heavy imports stand inside the commands, so that ``--help`` answers at once.
 
 import json
 import logging
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -45,6 +46,7 @@ class Listing(StrEnum):
     policies = "policies"
     backbones = "backbones"
     reformulations = "reformulations"
+    objectives = "objectives"
     algorithms = "algorithms"
     tasks = "tasks"
 
@@ -231,6 +233,45 @@ def demo(
     from genpolicy.bench.demo import run_demo
 
     run_demo(out, workers=workers, seeds=range(seeds), console=console)
+
+
+@app.command("toy")
+def toy_(
+    quick: Annotated[bool, typer.Option("--quick", help="One density, one seed, short: under three minutes.")] = False,
+    out: Annotated[Path, typer.Option(help="Directory of table, results, figures and runs.")] = Path("toy"),
+    variants: Annotated[str | None, typer.Option(help="Rows, as in residual,noise; default: all.")] = None,
+    densities: Annotated[str | None, typer.Option(help="What is cloned, as in grid,moons; default: all.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every run.", show_default=False)] = None,
+    plugin: Annotated[
+        str | None, typer.Option(help="Module or Python file that registers a reformulation or a head of yours.")
+    ] = None,
+) -> None:
+    """Compare heads and reformulations of MeanFlow on 2-D bandits whose law and value are known exactly.
+
+    Part 1 clones known densities, part 2 follows the gradient of a known Q. Run again, it goes on where it stopped.
+    """
+    from genpolicy.bench.toy import run_study
+    from genpolicy.bench.toy_report import result_table
+    from genpolicy.progress import progress_bar
+
+    def names(text: str | None) -> list[str]:
+        return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+    with progress_bar() as bar:
+        run_bar = bar.add_task("runs", total=None)
+        rows = run_study(
+            out,
+            quick=quick,
+            variants=names(variants),
+            densities=names(densities),
+            seeds=seeds,
+            plugin=plugin,
+            command=shlex.join(["genpolicy", *sys.argv[1:]]),
+            progress=lambda done, total, what: bar.update(run_bar, completed=done, total=total, description=what),
+        )
+    for table in result_table(rows):
+        console.print(table)
+    console.print(str(out / "table.md"), highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -5,13 +5,14 @@ import typing
 from typing import Any
 
 from genpolicy.config import compose
+from genpolicy.heads.objectives import OBJECTIVES
 from genpolicy.heads.reformulations import REFORMULATIONS
 from genpolicy.options import Options, describe_type
 from genpolicy.recipes import load_recipe, recipe_names
 from genpolicy.registry import BACKBONES, CRITICS, HEADS, POLICIES, Registry
 
 REGISTRIES: dict[str, Registry] = {
-    registry.plural: registry for registry in (HEADS, CRITICS, POLICIES, BACKBONES, REFORMULATIONS)
+    registry.plural: registry for registry in (HEADS, CRITICS, POLICIES, BACKBONES, REFORMULATIONS, OBJECTIVES)
 }
 
 

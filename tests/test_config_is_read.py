@@ -54,7 +54,7 @@ def alternatives(field: dataclasses.Field, hint: Any) -> list[Any]:
     if isinstance(field.default, bool):
         return [True, False]
     if field.default is None or field.default == 0.0:
-        return [2]
+        return [field.metadata.get("maximum") or 2]
     return []
 
 

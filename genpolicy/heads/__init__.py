@@ -3,9 +3,12 @@
 from genpolicy.heads.base import GenerativeHead, HeadLoss
 from genpolicy.heads.gaussian import GaussianConfig, GaussianHead
 from genpolicy.heads.meanflow import MeanFlowConfig, MeanFlowHead
+from genpolicy.heads.objectives import OBJECTIVES, Objective
 from genpolicy.heads.reformulations import REFORMULATIONS, Reformulation
+from genpolicy.heads.time_sampling import TimeError
 
 __all__ = [
+    "OBJECTIVES",
     "REFORMULATIONS",
     "GaussianConfig",
     "GaussianHead",
@@ -13,5 +16,7 @@ __all__ = [
     "HeadLoss",
     "MeanFlowConfig",
     "MeanFlowHead",
+    "Objective",
     "Reformulation",
+    "TimeError",
 ]

@@ -1,11 +1,13 @@
 """Reformulations of MeanFlow as values: what the network predicts, and what follows for target and action.
 
-Write v = noise - action for the velocity and u(x_t, t) for the average velocity over [0, t]. The MeanFlow identity
-is u = v - t du/dt, the derivative being total, along the path (arXiv:2505.13447, equation 6, with r = 0). Let the
-network predict g = phi(x_t, noise, t) - u for a chosen phi with total derivative phi' along the path. Then
+Write v = noise - action for the velocity and u(x_t, r, t) for the average velocity over [r, t]; a head with one time
+has r = 0. The MeanFlow identity is u = v - (t - r) du/dt, the derivative being total, along the path with r fixed
+(arXiv:2505.13447, equation 6). Let the network predict g = phi(x_t, noise, t) - u for a chosen phi with total
+derivative phi' along the path. Then
 
-    regression target   g* = phi + t phi' - v - t dg/dt
-    one-step action     noise - u(noise, 1) = noise - phi(noise, noise, 1) + g(noise, 1)
+    regression target   g* = phi + (t - r) phi' - v - (t - r) dg/dt
+    jump from t to r    x_r = x_t - (t - r) (phi - g)
+    one-step action     noise - u(noise, 0, 1) = noise - phi(noise, noise, 1) + g(noise, 0, 1)
 
 A reformulation is therefore a phi and its derivative; the head is written once (arXiv:2511.13035, section 4).
 """
@@ -42,17 +44,35 @@ class Reformulation(ABC):
         t: Float[Tensor, "*batch 1"],
         velocity: Float[Tensor, "*batch A"],
         dg_dt: Float[Tensor, "*batch A"],
+        *,
+        r: Float[Tensor, "*batch 1"] | float = 0.0,
+        direction: Float[Tensor, "*batch A"] | None = None,
     ) -> Float[Tensor, "*batch A"]:
-        """Return the regression target g* = phi + t phi' - v - t dg/dt."""
+        """Return the regression target g* = phi + (t - r) phi' - v - (t - r) dg/dt.
+
+        Args:
+            x_t: where the row stands on its path.
+            noise: the path's end at t = 1.
+            t: flow time, upper end of the interval.
+            velocity: v, what the instantaneous velocity at x_t is taken to be.
+            dg_dt: total derivative of the network's output.
+            r: lower end of the interval.
+            direction: d x_t / dt for both derivatives, dg/dt and phi'; the velocity if not given.
+        """
+        span, along = t - r, velocity if direction is None else direction
         phi = self.phi(x_t, noise, t)
-        return phi + t * self.phi_dot(x_t, noise, t, velocity) - velocity - t * dg_dt
+        return phi + span * self.phi_dot(x_t, noise, t, along) - velocity - span * dg_dt
 
     def avg_velocity(self, g: Tensor, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return u = phi - g, the average velocity that the network's output g stands for."""
         return self.phi(x_t, noise, t) - g
 
+    def output(self, u: Tensor, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return g = phi - u, the network's output that stands for the average velocity u."""
+        return self.phi(x_t, noise, t) - u
+
     def action(self, g: Float[Tensor, "*batch A"], noise: Float[Tensor, "*batch A"], t: Tensor) -> Tensor:
-        """Return noise - u(noise, 1) for the output g at x_t = noise and t = 1."""
+        """Return noise - u(noise, 0, 1) for the output g at x_t = noise, r = 0 and t = 1."""
         return noise - self.avg_velocity(g, noise, noise, t)
 
 
@@ -60,8 +80,9 @@ class Reformulation(ABC):
 class Residual(Reformulation):
     """phi = x_t: the network predicts g = x_t - u, the residual form that the paper keeps.
 
-    Target g* = x_t + (t - 1) v - t dg/dt; action = g(noise, 1). The network's output *is* the action, so bounds on
-    the action act on it directly, and an output of zero gives the action 0, the middle of the action range.
+    Target g* = x_t + (t - 1) v - t dg/dt, with two times x_t + (t - r - 1) v - (t - r) dg/dt; action = g(noise, 1).
+    The network's output *is* the action, so bounds on the action act on it directly, and an output of zero gives the
+    action 0, the middle of the action range.
     """
 
     def phi(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -81,9 +102,9 @@ class Residual(Reformulation):
 class AverageVelocity(Reformulation):
     """g = u: plain MeanFlow, the network predicts the average velocity itself.
 
-    Target g* = v - t dg/dt; action = noise - g(noise, 1). An output of zero gives the action `noise`, which leaves the
-    action range for about a third of Gaussian coordinates: early in training actions are clipped, and the policy that
-    acts is not the one that the Q-gradient improves. This is why the paper drops it.
+    Target g* = v - t dg/dt, with two times v - (t - r) dg/dt; action = noise - g(noise, 1). An output of zero gives the
+    action `noise`, which leaves the action range for about a third of Gaussian coordinates: early in training actions
+    are clipped, and the policy that acts is not the one that the Q-gradient improves. This is why the paper drops it.
     """
 
     def phi(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -94,13 +115,27 @@ class AverageVelocity(Reformulation):
         """Return 0."""
         return torch.zeros_like(x_t)
 
-    def target(self, x_t: Tensor, noise: Tensor, t: Tensor, velocity: Tensor, dg_dt: Tensor) -> Tensor:
-        """Return v - t dg/dt."""
-        return velocity - t * dg_dt
+    def target(
+        self,
+        x_t: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        velocity: Tensor,
+        dg_dt: Tensor,
+        *,
+        r: Tensor | float = 0.0,
+        direction: Tensor | None = None,
+    ) -> Tensor:
+        """Return v - (t - r) dg/dt."""
+        return velocity - (t - r) * dg_dt
 
     def avg_velocity(self, g: Tensor, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return g."""
         return g
+
+    def output(self, u: Tensor, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return u."""
+        return u
 
 
 @REFORMULATIONS.register("time")
@@ -126,7 +161,8 @@ class Noise(Reformulation):
 
     Target g* = noise - v - t dg/dt; action = g(noise, 1), so an output of zero gives the action 0. But away from t = 1
     the network sees x_t and not the noise: for t near 0 the target asks for noise - v = action and a quantity that x_t
-    does not determine, and the regression averages over it.
+    does not determine, and the regression averages over it. For the same reason it should keep to one sampling step:
+    away from t = 1 the average velocity recovered from g is off by the noise's deviation from its mean given x_t.
     """
 
     def phi(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -147,7 +183,7 @@ class ScaledNoise(Reformulation):
     """phi = t noise: the network predicts g = t noise - u.
 
     Target g* = 2 t noise - v - t dg/dt; action = g(noise, 1), so an output of zero gives the action 0. The factor t
-    removes the undetermined part near t = 0, not in between.
+    removes the undetermined part near t = 0, not in between; keep to one sampling step, as with `noise`.
     """
 
     def phi(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:

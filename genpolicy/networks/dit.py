@@ -23,6 +23,9 @@ class DiTConfig(Options):
     time_features: int = option(256, "number of sinusoidal features of a time (even)", minimum=2)
     output_norm: bool = option(False, "LayerNorm on the output")
     time_in_token: bool = option(False, "also append the plain times to the token's input (MFDiT_SIM_e)")
+    output_init_scale: float = option(
+        0.0, "factor on the last layer's initial weights; 0 starts at output 0", minimum=0
+    )
 
 
 @BACKBONES.register("dit", config=DiTConfig)
@@ -41,7 +44,8 @@ class DiT(Backbone):
     that all rows share are computed once.
 
     Reference: HiccupRL/MeanFlowQL ``utils/dit_jax.py`` (``MFDiT_SIM``; with two times ``MFDiT``), including the outer
-    mix of 0.1, the scale of `RMSNorm`, and zero initialisation of modulations and last layer (the first output is 0).
+    mix of 0.1, the scale of `RMSNorm`, and zero initialisation of modulations and last layer (the first output is 0;
+    `output_init_scale` changes the last layer's).
     """
 
     def __init__(self, config: DiTConfig, *, feature_dim: int, input_dim: int, num_times: int, output_dim: int):
@@ -53,7 +57,7 @@ class DiT(Backbone):
         self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.depth))
         self.final_norm = RMSNorm(config.width)
         self.final_modulation = linear(config.width, 2 * config.width, scale=0.0)
-        self.final = linear(config.width, output_dim, scale=0.0)
+        self.final = linear(config.width, output_dim, scale=config.output_init_scale)
         self.output_norm = nn.LayerNorm(output_dim, eps=1e-5) if config.output_norm else nn.Identity()
 
     def forward(

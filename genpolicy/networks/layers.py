@@ -19,11 +19,14 @@ class Linear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """Apply the layer to a tensor, or to a dual number of `torch.func.jvp`."""
-        primal, tangent = forward_ad.unpack_dual(input)
+        # Dynamo takes torch's global level for a constant, so that a plain forward pass before a `jvp` in one compiled
+        # region would hide the level of the latter: there it is named. In eager mode naming it costs a view.
+        level = 0 if torch.compiler.is_compiling() else None
+        primal, tangent = forward_ad.unpack_dual(input, level=level)
         output = functional.linear(primal, self.weight, self.bias)
         if tangent is None:
             return output
-        return forward_ad.make_dual(output, functional.linear(tangent, self.weight))
+        return forward_ad.make_dual(output, functional.linear(tangent, self.weight), level=level)
 
 
 def linear(in_dim: int, out_dim: int, *, scale: float = 1.0) -> Linear:

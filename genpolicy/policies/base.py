@@ -14,6 +14,7 @@ from genpolicy.batch import Batch
 from genpolicy.critics.base import Critic
 from genpolicy.errors import ConfigError
 from genpolicy.heads.base import GenerativeHead
+from genpolicy.heads.curriculum import HasCurriculum
 from genpolicy.options import Options, option
 
 ACTION_LOW, ACTION_HIGH = -1.0, 1.0
@@ -128,8 +129,8 @@ class Policy(nn.Module, ABC):
         return {}
 
     @abstractmethod
-    def draw(self, n: int, generator: torch.Generator) -> Any:
-        """Draw every random number that `loss` needs for n rows."""
+    def draw(self, n: int, generator: torch.Generator, *, progress: float = 1.0) -> Any:
+        """Draw every random number that `loss` needs for n rows, at a share `progress` of training."""
 
     @abstractmethod
     def loss(self, batch: Batch, critic: Critic | None, draws: Any, state: Mapping[str, Tensor]) -> PolicyLoss:
@@ -147,6 +148,13 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def pretrain_loss(self, batch: Batch, draws: Any) -> PolicyLoss:
         """Return the objective of pretraining: the mean of the head's own loss, with the draws of `draw`."""
+
+
+def draw_for_head(head: GenerativeHead, n: int, generator: torch.Generator, progress: float) -> Any:
+    """Draw what the head's loss needs; a head with a curriculum is told how far training is."""
+    if isinstance(head, HasCurriculum):
+        return head.draw_at(progress, n, generator)
+    return head.draw(n, generator)
 
 
 def cloning_loss(head: GenerativeHead, batch: Batch, head_draws: Any) -> PolicyLoss:

@@ -10,7 +10,7 @@ from torch import Tensor
 from genpolicy.batch import Batch
 from genpolicy.critics.base import Critic
 from genpolicy.options import option
-from genpolicy.policies.base import Policy, PolicyConfig, PolicyLoss, cloning_loss
+from genpolicy.policies.base import Policy, PolicyConfig, PolicyLoss, cloning_loss, draw_for_head
 from genpolicy.registry import POLICIES
 
 
@@ -32,9 +32,9 @@ class BehaviourCloning(Policy):
 
     needs_critic = False
 
-    def draw(self, n: int, generator: torch.Generator) -> Any:
+    def draw(self, n: int, generator: torch.Generator, *, progress: float = 1.0) -> Any:
         """Draw what the head's loss needs."""
-        return self.head.draw(n, generator)
+        return draw_for_head(self.head, n, generator, progress)
 
     def loss(self, batch: Batch, critic: Critic | None, draws: Any, state: Mapping[str, Tensor]) -> PolicyLoss:
         """Return the mean of the head's loss; critic and state are not used."""

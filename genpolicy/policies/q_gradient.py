@@ -13,7 +13,15 @@ from genpolicy.critics.base import Critic
 from genpolicy.errors import ConfigError
 from genpolicy.heads.base import GenerativeHead
 from genpolicy.options import option
-from genpolicy.policies.base import ACTION_HIGH, ACTION_LOW, Policy, PolicyConfig, PolicyLoss, cloning_loss
+from genpolicy.policies.base import (
+    ACTION_HIGH,
+    ACTION_LOW,
+    Policy,
+    PolicyConfig,
+    PolicyLoss,
+    cloning_loss,
+    draw_for_head,
+)
 from genpolicy.policies.bc_weight import BCScheduleConfig, BCWeight
 from genpolicy.registry import POLICIES
 
@@ -43,7 +51,7 @@ class QGradient(Policy):
         x = head.sample(features, noise)
         loss = -scale * mean Q(features, clip(x)) + bound_weight * bound + bc_weight * mean head.loss
         bound = mean relu(x - 1) + mean relu(-1 - x)
-        scale = 1 / mean |Q| without gradient if normalize_q, else 1
+        scale = 1 / max(mean |Q|, 1e-6) without gradient if normalize_q, else 1
 
     The Q gradient is zero for clipped coordinates, so outside the bounds only the penalty and the fit act.
 
@@ -61,9 +69,10 @@ class QGradient(Policy):
         """The adaptive weight's state."""
         return self.bc_weight.initial_state()
 
-    def draw(self, n: int, generator: torch.Generator) -> QGradientDraws:
+    def draw(self, n: int, generator: torch.Generator, *, progress: float = 1.0) -> QGradientDraws:
         """Draw the head's random numbers and the noise of the improved action."""
-        return QGradientDraws(self.head.draw(n, generator), self.head.noise(n, generator))
+        head = draw_for_head(self.head, n, generator, progress)
+        return QGradientDraws(head, self.head.noise(n, generator))
 
     def loss(
         self, batch: Batch, critic: Critic | None, draws: QGradientDraws, state: Mapping[str, Tensor]
@@ -84,7 +93,7 @@ class QGradient(Policy):
         qs = critic.q(batch.features, action.clamp(ACTION_LOW, ACTION_HIGH))
         q = qs.mean(dim=0) if self.config.q_agg == "mean" else qs.amin(dim=0)
         # Stop-gradient: the scale is a unit of measure, not something to optimise.
-        scale = q.detach().abs().mean().reciprocal() if self.config.normalize_q else 1.0
+        scale = q.detach().abs().mean().clamp(min=1e-6).reciprocal() if self.config.normalize_q else 1.0
         q_loss = -scale * q.mean()
 
         loss = q_loss + self.config.bound_weight * bound_loss + weight * bc_loss

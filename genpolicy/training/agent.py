@@ -312,7 +312,8 @@ class Agent:
         return optimizers if self.critic_optimizer is None else optimizers | {"critic": self.critic_optimizer}
 
     def _draw(self, n: int, generator: torch.Generator) -> dict[str, Any]:
-        draws = {"policy": self.policy.draw(n, generator)}
+        progress = min(self.step / max(self.policy.total_steps, 1), 1.0)
+        draws = {"policy": self.policy.draw(n, generator, progress=progress)}
         if self.critic is not None:
             draws["critic"] = self.critic.draw(n, self.policy, generator)
         return draws

@@ -23,13 +23,6 @@ FORMS = [pytest.param(entry.cls(), id=entry.name) for entry in REFORMULATIONS.en
 FORMS.append(pytest.param(Curved(), id="curved"))
 
 
-def output_for(form: Reformulation, u: Tensor, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """The network's output g that stands for the average velocity u, which is g times +1 or -1 plus an offset."""
-    offset = form.avg_velocity(torch.zeros_like(u), x_t, noise, t)
-    sign = form.avg_velocity(torch.ones_like(u), x_t, noise, t) - offset
-    return sign * (u - offset)
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_phi_dot_is_the_derivative_of_phi_along_the_path(form: Reformulation) -> None:
     action, noise, t, h = torch.randn(5, 2), torch.randn(5, 2), torch.rand(5, 1), 1e-5
@@ -50,7 +43,7 @@ def test_target_of_the_exact_average_velocity_is_the_output_that_stands_for_it(f
     velocity = paths.velocity(action, noise)
 
     def output(x_t: Tensor, time: Tensor) -> Tensor:
-        return output_for(form, oracle.avg_velocity(x_t, time), x_t, noise, time)
+        return form.output(oracle.avg_velocity(x_t, time), x_t, noise, time)
 
     g, dg_dt = torch.func.jvp(output, (x, t), (velocity, torch.ones_like(t)))
     torch.testing.assert_close(form.target(x, noise, t, velocity, dg_dt), g, atol=1e-10, rtol=1e-10)
@@ -61,8 +54,34 @@ def test_target_of_the_exact_average_velocity_is_the_output_that_stands_for_it(f
 def test_action_is_the_noise_minus_the_average_velocity(form: Reformulation) -> None:
     noise, t = torch.randn(5, 2), torch.ones(5, 1)
     u = oracle.avg_velocity(noise, t)
-    g = output_for(form, u, noise, noise, t)
+    g = form.output(u, noise, noise, t)
     torch.testing.assert_close(form.action(g, noise, t), noise - u)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_output_and_average_velocity_are_inverses(form: Reformulation) -> None:
+    g, x_t, noise, t = torch.randn(5, 2), torch.randn(5, 2), torch.randn(5, 2), torch.rand(5, 1)
+    u = form.avg_velocity(g, x_t, noise, t)
+    torch.testing.assert_close(form.output(u, x_t, noise, t), g)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_target_is_the_identity_of_the_interval_in_terms_of_the_output(form: Reformulation) -> None:
+    """u = v - (t - r) du/dt, where du/dt is the derivative of the average velocity that g stands for."""
+    x_t, noise, velocity, direction, g, dg_dt = (torch.randn(5, 2) for _ in range(6))
+    t = torch.rand(5, 1)
+    r = t * torch.rand(5, 1)
+    for along in (velocity, direction):
+        _, du_dt = torch.func.jvp(
+            lambda x, time, output: form.avg_velocity(output, x, noise, time),
+            (x_t, t, g),
+            (along, torch.ones_like(t), dg_dt),
+        )
+        expected = form.output(velocity - (t - r) * du_dt, x_t, noise, t)
+        found = form.target(x_t, noise, t, velocity, dg_dt, r=r, direction=along)
+        torch.testing.assert_close(found, expected)
+    default = form.target(x_t, noise, t, velocity, dg_dt)
+    torch.testing.assert_close(default, form.target(x_t, noise, t, velocity, dg_dt, r=0 * t, direction=velocity))
 
 
 TARGETS = {

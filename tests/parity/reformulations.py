@@ -1,6 +1,5 @@
 """Run the cases of MeanFlow's reformulations: target, action and gradients of the head that a formula describes."""
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -22,10 +21,8 @@ NAMES = {
 def reformulation(case: Case) -> str:
     """The name of the form whose output the case's formula writes as ``g = u`` or ``g = phi - u with phi = ...``."""
     output = case.info["formula"]["output"].replace(" ", "")
-    if output == "g=u(z,t)":
+    if output.startswith("g=u("):
         return "average_velocity"
-    if output == "g=u(z,r,t)":
-        pytest.xfail("MeanFlow with two times does not exist here yet")
     return NAMES[output.partition("phi=")[2]]
 
 
@@ -43,6 +40,7 @@ def make_head(case: Case, target_clip: float | None = None) -> MeanFlowHead:
         adaptive_gamma=given["adaptive_gamma"],
         adaptive_c=given["adaptive_c"],
         target_clip=target_clip,
+        two_time="r" in case.group("draws"),
     )
     head = HEADS.create(config, feature_dim=dims["obs_dim"], action_dim=dims["action_dim"])
     head.backbone.load_state_dict(dit_from_flax(head.backbone, case.group("params/net")))
@@ -54,12 +52,14 @@ def check_reformulation(case: Case) -> None:
     head, expect = make_head(case), case.group("expect")
     observations, actions = case.arrays["batch/observations"], case.arrays["batch/actions"]
     draws = case.group("draws")
-    terms = head.terms(observations, actions, draws["e"], draws["t"])
+    terms = head.terms(observations, actions, draws["e"], draws["t"], draws.get("r"))
     form = head.reformulation
-    loss = head.loss(observations, actions, MeanFlowDraws(draws["e"], draws["t"])).per_sample.mean()
-    clipped = make_head(case, target_clip=5.0).loss(observations, actions, MeanFlowDraws(draws["e"], draws["t"]))
+    drawn = MeanFlowDraws(draws["e"], draws["t"], r=draws.get("r", ()))
+    fit = head.loss(observations, actions, drawn)
+    loss = fit.per_sample.mean()
+    clipped = make_head(case, target_clip=5.0).loss(observations, actions, drawn)
     action = head.sample(observations, draws["action_noise"])
-    ones = torch.ones(len(actions), 1)
+    zeros, ones = torch.zeros(len(actions), 1), torch.ones(len(actions), 1)
     found: dict[str, Tensor] = {
         "z": terms.x_t,
         "v": terms.velocity,
@@ -73,10 +73,9 @@ def check_reformulation(case: Case) -> None:
         "delta_sq": (terms.g - terms.target).square().mean(-1),
         "action": action,
         "action_clipped": action.clamp(-1, 1),
-        "action_network_output": head.backbone(observations, draws["action_noise"], ones),
+        "action_network_output": head.network(observations, draws["action_noise"], zeros, ones),
     }
-    fit = head.loss(observations, actions, MeanFlowDraws(draws["e"], draws["t"])).fit
-    found["adaptive_weight"] = fit / found["delta_sq"].clamp(min=1e-12)
+    found["adaptive_weight"] = fit.fit / found["delta_sq"].clamp(min=1e-12)
     assert not expect.keys() - found.keys(), f"not compared: {sorted(expect.keys() - found.keys())}"
     for name, value in expect.items():
         case.check("expect", name, found[name], value)

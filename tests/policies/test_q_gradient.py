@@ -131,3 +131,12 @@ def test_pretraining_is_the_mean_of_the_heads_loss_without_critic_and_weight() -
 def test_training_without_a_critic_says_what_to_choose() -> None:
     with pytest.raises(ConfigError, match=r"critic=td.*policy=behaviour_cloning"):
         make().loss(make_batch(), None, make_draws(), STEP)
+
+
+def test_a_critic_that_is_zero_everywhere_gives_a_finite_loss_and_gradient() -> None:
+    policy, batch = make(normalize_q=True), make_batch()
+    batch = batch._replace(features=torch.zeros_like(batch.features))
+    found = policy.loss(batch, StubCritic([[0.0, 0.0]]), make_draws(), STEP)
+    found.loss.backward()
+    assert found.metrics["q_loss"] == 0
+    assert torch.isfinite(policy.head.gain.grad)

@@ -29,8 +29,8 @@ docs: $(STAMP)
 docs-serve: $(STAMP)
 	$(BIN)/mkdocs serve
 
-bench: $(STAMP)  ## speed and memory, written to benchmarks/results/speed
-	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-json=benchmarks/results/speed/latest.json -o addopts=
+bench: $(STAMP)  ## speed and memory, summary written to benchmarks/results/speed
+	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-json=.benchmarks/latest.json -o addopts=
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "genpolicy needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'

@@ -30,6 +30,7 @@ docs-serve: $(STAMP)
 	$(BIN)/mkdocs serve
 
 bench: $(STAMP)  ## speed and memory, summary written to benchmarks/results/speed
+	mkdir -p .benchmarks
 	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-json=.benchmarks/latest.json -o addopts=
 
 $(STAMP): pyproject.toml constraints.txt

@@ -2,18 +2,21 @@
 
 import csv
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from genpolicy.errors import ConfigError, suggest
 
 Tree = dict[str, Any]
 
 
-def declarations(kind: str = "algorithms") -> Path:
-    """The directory of recipes: inside the installed package, or beside it in a checkout."""
+_IN_CHECKOUT = {"algorithms": "algorithms", "suites": "benchmarks/suites"}
+
+
+def declarations(kind: Literal["algorithms", "suites"] = "algorithms") -> Path:
+    """The directory of recipes or suites: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parent
     installed = package / "_declarations" / kind
-    return installed if installed.is_dir() else package.parent / kind
+    return installed if installed.is_dir() else package.parent / _IN_CHECKOUT[kind]
 
 
 def recipe_names() -> list[str]:

@@ -73,10 +73,9 @@ def run_study(
 
 def load_suite(quick: bool = False) -> dict[str, Any]:
     """Read the declaration; `quick` lays its section of that name over the rest."""
-    places = [declarations("suites"), declarations("benchmarks/suites")]
-    path = next((place / "toy.yaml" for place in places if (place / "toy.yaml").is_file()), None)
-    if path is None:
-        raise ConfigError(f"toy.yaml is missing in {' and '.join(map(str, places))}; reinstall genpolicy.")
+    path = declarations("suites") / "toy.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing; reinstall genpolicy.")
     suite = read_yaml(path.read_text(), str(path))
     overlay = suite.pop("quick")
     if quick:

@@ -3,12 +3,12 @@
 Names are imported on first use, so that simulator processes that only need a task do not import torch.
 """
 
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from genpolicy.data.tasks import Task, get_task, list_tasks
 from genpolicy.errors import ConfigError
+from genpolicy.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from genpolicy.data._description import describe
@@ -23,12 +23,6 @@ __all__ = [
     "list_tasks",
     "load_dataset",
 ]
-
-_HOME = {
-    "BatchSampler": "genpolicy.data.dataset",
-    "TransitionDataset": "genpolicy.data.dataset",
-    "describe": "genpolicy.data._description",
-}
 
 
 def load_dataset(
@@ -57,7 +51,11 @@ def load_dataset(
     return sources[task.source](task, directory=directory, download=download)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "BatchSampler": "genpolicy.data.dataset",
+        "TransitionDataset": "genpolicy.data.dataset",
+        "describe": "genpolicy.data._description",
+    },
+)

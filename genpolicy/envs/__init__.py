@@ -4,8 +4,9 @@ The names below are imported on first use: simulator processes import this packa
 torch nor more of the library than they need.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from genpolicy.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from genpolicy.envs.evaluator import Evaluation, Evaluator
@@ -14,15 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "Evaluator", "make_env", "record_video"]
 
-_MODULES = {
-    "Evaluation": "genpolicy.envs.evaluator",
-    "Evaluator": "genpolicy.envs.evaluator",
-    "make_env": "genpolicy.envs.make",
-    "record_video": "genpolicy.envs.video",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Evaluation": "genpolicy.envs.evaluator",
+        "Evaluator": "genpolicy.envs.evaluator",
+        "make_env": "genpolicy.envs.make",
+        "record_video": "genpolicy.envs.video",
+    },
+)

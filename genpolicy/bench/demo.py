@@ -19,6 +19,7 @@ from genpolicy.data import get_task
 from genpolicy.data.generation import generate
 from genpolicy.errors import GenpolicyError
 from genpolicy.progress import progress_bar
+from genpolicy.training.storage import to_json, write_atomic
 
 TASK = "pointmaze-medium-navigate-singletask-task5-v0"
 DATA_EPISODES = 100
@@ -165,7 +166,7 @@ def score_all(
                 checkpoint="last",
                 progress=lambda done, _, begun=begun: bar.update(line, completed=begun + done),
             )
-            store.write_text(json.dumps(known, indent=2))
+            write_atomic(store, to_json(known, indent=2))
         bar.update(line, completed=begun + episodes)
     return {label: [known[path.name] for path in paths] for label, paths in runs.items()}
 

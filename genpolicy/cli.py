@@ -1,4 +1,4 @@
-"""The command line: ``genpolicy train | evaluate | data | list | demo``.
+"""The command line: ``genpolicy train | evaluate | list | data | demo | toy | zoo``.
 
 Heavy imports stand inside the commands, so that ``--help`` answers at once.
 """
@@ -8,14 +8,16 @@ import logging
 import shlex
 import sys
 from enum import StrEnum
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from genpolicy.errors import ConfigError, GenpolicyError, NonFiniteError
+from genpolicy.errors import ConfigError, GenpolicyError, NonFiniteError, suggest
 
 if TYPE_CHECKING:
     from genpolicy.config import RunConfig
@@ -34,7 +36,7 @@ app = typer.Typer(
     help="Generative policies for offline reinforcement learning: train, evaluate, compare.\n\n"
     "Every command takes --traceback: show where an error came from.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Generate and inspect datasets.")
+data_app = typer.Typer(no_args_is_help=True, help="Generate, inspect, check and convert datasets.")
 app.add_typer(data_app, name="data")
 
 
@@ -45,10 +47,19 @@ class Listing(StrEnum):
     critics = "critics"
     policies = "policies"
     backbones = "backbones"
+    encoders = "encoders"
     reformulations = "reformulations"
     objectives = "objectives"
     algorithms = "algorithms"
     tasks = "tasks"
+
+
+class DataFormat(StrEnum):
+    """What `genpolicy data convert` reads and writes."""
+
+    ogbench = "ogbench"
+    d4rl = "d4rl"
+    minari = "minari"
 
 
 class Shown(StrEnum):
@@ -71,7 +82,8 @@ def train(
     """Train an agent on a task.
 
     Main keys: algorithm= task= preset=paper|small|smoke seed= device= run_dir= resume= data.dir= trainer.steps=
-    trainer.batch_size= trainer.eval_every= trainer.checkpoint_every= (0 turns an interval off).
+    trainer.batch_size= trainer.eval_every= trainer.checkpoint_every= (0 turns an interval off). trainer.online_steps=
+    goes on in the environment, as online.sampling= online.updates_per_step= say.
 
     Exchange parts and set their options: head=gaussian head.backbone=mlp head.backbone.hidden_dims=[256,256]
     critic.q_agg=mean policy.bc_weight=3. `genpolicy train ... --cfg job` shows all keys.
@@ -84,16 +96,17 @@ def train(
 
         typer.echo(to_yaml(config), nl=False)
         return
+    from genpolicy.config import offline_steps
     from genpolicy.progress import TrainingBar
     from genpolicy.training.run import resume
     from genpolicy.training.run import train as train_run
 
-    with TrainingBar() as bar:
+    with TrainingBar(offline_steps(config) if config.trainer.online_steps else None) as bar:
         run, result = (resume if config.resume else train_run)(config, progress=bar)
     if result.updates == 0 and result.state == "completed":
-        console.print(f"{run.path} is complete already: {result.step} updates.", highlight=False)
+        console.print(f"{run.path} is complete already: {result.step} steps.", highlight=False)
     else:
-        console.print(f"{result.state} after {result.step} updates: {run.path}", highlight=False, soft_wrap=True)
+        console.print(f"{result.state} after {result.step} steps: {run.path}", highlight=False, soft_wrap=True)
     if result.last_eval is not None:
         shown = ("evaluation/success", "evaluation/score", "evaluation/return")
         scores = [f"{name} {result.last_eval[name]:.3g}" for name in shown if name in result.last_eval]
@@ -151,10 +164,17 @@ def evaluate(
 @app.command("list")
 def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.", show_default=False)],
+    pattern: Annotated[
+        str | None,
+        typer.Argument(help="Only names that contain this or match it with wildcards, as in 'cube-*-task2-v0'."),
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Tasks: only the 73 of the FQL paper.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array of objects.")] = False,
 ) -> None:
-    """List the parts, algorithms and tasks that exist."""
-    rows = _rows(what)
+    """List the parts, algorithms and tasks that exist, and which tasks this machine is ready for."""
+    if paper and what is not Listing.tasks:
+        raise ConfigError(f"--paper is for tasks: genpolicy list tasks --paper, not genpolicy list {what.value}.")
+    rows = _matching(_rows(what, paper=paper), pattern, what)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -162,13 +182,15 @@ def list_(
         from genpolicy.listing import short
 
         rows = [short(row) for row in rows]
+    if what is Listing.tasks:
+        rows = [_short_task(row) for row in rows]
     columns = [column for column in rows[0] if column != "options"]
-    table = Table(padding=0 if what is Listing.algorithms else (0, 1))
+    table = Table(padding=0 if what in (Listing.algorithms, Listing.tasks) else (0, 1))
     for column in columns:
         table.add_column(column, no_wrap=column in ("name", "paper"), overflow="fold")
     for row in rows:
-        table.add_row(*(str(row[column]) for column in columns))
-    console.print(table)
+        table.add_row(*(Text(str(row[column])) for column in columns))
+    console.print(table, width=None if console.is_terminal else 200)  # a name that is cut in two cannot be searched for
 
 
 @data_app.command()
@@ -207,21 +229,104 @@ def generate(
 
 @data_app.command()
 def info(
-    path_or_id: Annotated[str, typer.Argument(help="A task, a dataset, or an .npz or .hdf5 file.", show_default=False)],
+    path_or_id: Annotated[
+        str, typer.Argument(help="A task, a dataset, an .npz or .hdf5 file, or minari:ID.", show_default=False)
+    ],
     directory: Annotated[Path | None, typer.Option("--dir", help="Where the files are.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a dataset holds: sizes, ranges, rewards, checksum."""
-    from genpolicy.data import describe
+    """Show what a dataset holds: sizes, ranges, rewards, checksum.
 
-    facts = describe(path_or_id, directory)
+    Of a task also its protocol, published scores and tuned hyperparameters, whether its data are here or not.
+    """
+    from genpolicy.data.tasks import list_tasks
+
+    task = next((task for task in list_tasks() if task.name == path_or_id), None)
+    facts: dict[str, Any] = {}
+    if task is not None:
+        from genpolicy.catalogue import task_facts
+
+        facts = task_facts(task, directory)
+    if task is None or Path(facts["path"]).is_file():  # a folder of many files is not read for this
+        from genpolicy.data import describe
+
+        facts |= describe(path_or_id, directory)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
+    published, tuned = facts.pop("published", []), facts.pop("tuned", [])
     table = Table("", "", show_header=False)
     for name, value in facts.items():
         table.add_row(name, _in_words(value))
     console.print(table)
+    _print_published(published)
+    if tuned:
+        console.print(_plain_table("tuned hyperparameters", tuned, ("algorithm", "key", "value", "when", "source")))
+
+
+@data_app.command()
+def check(
+    path: Annotated[str, typer.Argument(help="An .npz or .hdf5 file, or a Minari folder.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check data of your own: everything that is wrong at once, with row numbers.
+
+    Exit code 2 if something has to be mended. What a file must hold: docs/data.md, "Data of your own".
+    """
+    from dataclasses import asdict
+
+    from genpolicy.data import check_file
+
+    report = check_file(path)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        table = Table("", "", show_header=False)
+        arrays = {f"array {name}": value for name, value in report.arrays.items()}
+        for name, value in {"path": report.path, "layout": report.layout, **arrays, **report.summary}.items():
+            table.add_row(name, Text(_in_words(value)))
+        console.print(table)
+        for title, lines in (("note", report.notes), ("problem", report.problems)):
+            for line in lines:
+                console.print(f"{title}: {line}", markup=False, highlight=False, soft_wrap=True)
+        console.print("Nothing is wrong." if not report.problems else f"{len(report.problems)} problems.")
+    if report.problems:
+        raise typer.Exit(EXIT_USER_ERROR)
+
+
+@data_app.command("convert")
+def convert_(
+    source: Annotated[
+        str, typer.Argument(help="An .npz or .hdf5 file, a Minari folder, or minari:ID.", show_default=False)
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="A file ending in .npz or .hdf5, else a Minari folder.", show_default=False)
+    ],
+    from_: Annotated[
+        DataFormat | None, typer.Option("--from", help="Format of SOURCE, if its name does not tell.")
+    ] = None,
+    to: Annotated[DataFormat | None, typer.Option("--to", help="Format of TARGET, if its name does not tell.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="OGBench task whose rewards and masks are written; its files have none.")
+    ] = None,
+    environment: Annotated[
+        str | None, typer.Option(help="Gymnasium id that a Minari dataset shall name; default: the task's.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing target.")] = False,
+) -> None:
+    """Convert a dataset between OGBench's npz, D4RL's HDF5 and Minari, without changing a number."""
+    from genpolicy.data import convert_dataset
+
+    path = convert_dataset(
+        source,
+        target,
+        source_format=None if from_ is None else from_.value,
+        target_format=None if to is None else to.value,
+        task=task,
+        environment=environment,
+        overwrite=overwrite,
+    )
+    console.print(str(path), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -361,23 +466,67 @@ def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         lines = [f"{key}: {_in_words(entry)}" for key, entry in value.items()]
         return ("\n" if any(isinstance(entry, dict) for entry in value.values()) else ", ").join(lines)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value))
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _rows(what: Listing) -> list[dict[str, Any]]:
-    if what is Listing.tasks:
-        from genpolicy.data.tasks import list_tasks
+def _print_published(scores: list[dict[str, Any]]) -> None:
+    """Scores in one table, their sources numbered below it."""
+    sources = list(dict.fromkeys((score["kind"], score["source"]) for score in scores))
+    rows = [
+        {
+            "algorithm": score["algorithm"],
+            "setting": score["setting"],
+            "score": f"{score['mean']:g}" + ("" if score["std"] is None else f" ± {score['std']:g}"),
+            "source": sources.index((score["kind"], score["source"])) + 1,
+        }
+        for score in scores
+    ]
+    if rows:
+        console.print(_plain_table("published scores", rows, tuple(rows[0])))
+    for number, (kind, source) in enumerate(sources, start=1):
+        console.print(f"({number}) {kind}: {source}", highlight=False, markup=False)
 
-        return [
-            {
-                "name": task.name,
-                "summary": task.summary,
-                "dataset": task.dataset,
-                "metric": task.metric,
-                "discount": task.discount,
-            }
-            for task in list_tasks()
-        ]
+
+def _plain_table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(Text(str(row[column])) for column in columns))
+    return table
+
+
+def _matching(rows: list[dict[str, Any]], pattern: str | None, what: Listing) -> list[dict[str, Any]]:
+    if pattern is None:
+        return rows
+    wild = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    found = [row for row in rows if fnmatch(row["name"], wild)]
+    if not found:
+        nearest = suggest(pattern, [row["name"] for row in rows])
+        raise ConfigError(f"None of the {len(rows)} {what.value} matches '{pattern}'.{nearest}")
+    return found
+
+
+def _short_task(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `task_rows` as narrow as a terminal: is it one of the 73, are its data here, can it be scored here."""
+    missing = row["missing_for_scoring"]
+    return {
+        "name": row["name"],
+        "metric": row["metric"],
+        "discount": row["discount"],
+        "paper": "yes" if row["in_paper"] else "",
+        "data": "yes" if row["data_here"] else "no",
+        "scoring": "yes" if missing is None else f"needs {missing}",
+    }
+
+
+def _rows(what: Listing, *, paper: bool = False) -> list[dict[str, Any]]:
+    if what is Listing.tasks:
+        from genpolicy.catalogue import task_rows
+
+        return task_rows(paper=paper)
     from genpolicy.listing import part_rows, recipe_rows
 
     return recipe_rows() if what is Listing.algorithms else part_rows(what.value)

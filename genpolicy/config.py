@@ -1,9 +1,10 @@
 """One source of truth for configuration: part dataclasses, recipes, presets, tuned rows and overrides in one tree.
 
-Precedence, weakest first: part defaults < recipe (``algorithms/NAME.yaml``) < the task's published discount < tuned
-row (``algorithms/tuned.csv``) < preset < command line. A layer that names another part (``head=gaussian``) starts
-from that part's defaults; a backbone that stands in the old part is kept if the new part has a place for one, so that
-an ablation along one axis holds the others.
+Precedence, weakest first: part defaults < the published treatment of images (tasks with pixels) < the task's published
+lengths (with preset=paper) < recipe (``algorithms/NAME.yaml``) < the task's published discount < tuned row
+(``algorithms/tuned.csv``) < preset < command line. A layer that names another part (``head=gaussian``) starts from
+that part's defaults; a backbone that stands in the old part is kept if the new part has a place for one, so that an
+ablation along one axis holds the others.
 
 Override strings follow Hydra's grammar, and `store_in_hydra` puts every part's dataclass into Hydra's ConfigStore for
 applications of their own. The tree is composed here and not by `hydra.compose`, so that `make_agent` works inside
@@ -25,25 +26,37 @@ from genpolicy.heads.meanflow import MeanFlowConfig
 from genpolicy.options import Options, describe_type, option, slot
 from genpolicy.policies.base import PolicyConfig
 from genpolicy.policies.q_gradient import QGradientConfig
-from genpolicy.recipes import Tree, load_recipe, read_yaml, tuned_rows
-from genpolicy.registry import BACKBONES, CRITICS, HEADS, POLICIES, Registry
+from genpolicy.recipes import Tree, load_recipe, read_yaml, tuned_overrides
+from genpolicy.registry import BACKBONES, CRITICS, ENCODERS, HEADS, POLICIES, Registry
 from genpolicy.training.agent import AgentConfig
+from genpolicy.training.online import OnlineConfig
 
-REGISTRIES: dict[str, Registry] = {registry.kind: registry for registry in (HEADS, CRITICS, POLICIES, BACKBONES)}
+REGISTRIES: dict[str, Registry] = {
+    registry.kind: registry for registry in (HEADS, CRITICS, POLICIES, BACKBONES, ENCODERS)
+}
+
+PIXELS: Tree = {"encoder": "impala_small", "data": {"frame_stack": 3, "crop_probability": 0.5}}
+"""How the FQL paper (arXiv:2502.02538, appendix E) treats tasks with images."""
 
 
 @dataclass(frozen=True)
 class TrainerConfig(Options):
-    """How long and how often; an interval of 0 turns the thing off."""
+    """How long and how often; an interval of 0 turns the thing off.
 
-    steps: int = option(1_000_000, "updates of the whole objective", minimum=0)
+    A step is an update on the dataset or, in the online phase, a step in the environment with its updates.
+    """
+
+    steps: int = option(1_000_000, "updates of the whole objective on the dataset", minimum=0)
     pretrain_steps: int = option(0, "updates before them that fit the head only", minimum=0)
+    online_steps: int = option(0, "environment steps after them, with updates as `online` says", minimum=0)
     batch_size: int = option(256, "transitions per update", minimum=1)
-    log_every: int = option(5_000, "updates between two lines of train.jsonl", minimum=0)
-    eval_every: int = option(100_000, "updates between two evaluations in the simulator", minimum=0)
+    log_every: int = option(5_000, "steps between two lines of train.jsonl", minimum=0)
+    eval_every: int = option(
+        100_000, "steps between two evaluations in the simulator; each phase also ends with one", minimum=0
+    )
     eval_episodes: int = option(50, "episodes per evaluation", minimum=1)
     eval_workers: int = option(2, "simulator processes", minimum=1)
-    checkpoint_every: int = option(100_000, "updates between two checkpoints", minimum=0)
+    checkpoint_every: int = option(100_000, "steps between two checkpoints", minimum=0)
     compile: bool | None = option(None, "compile the update; null: if the run is long enough to pay for compiling")
     threads: int | None = option(None, "threads of arithmetic; null: as torch chooses", minimum=1)
 
@@ -52,10 +65,26 @@ class TrainerConfig(Options):
 class DataConfig(Options):
     """Where the data comes from and how it is prepared."""
 
-    dir: str | None = option(None, "directory of dataset files; null: ~/.ogbench/data or ~/.d4rl/datasets")
-    path: str | None = option(None, "file to read in place of the task's own")
+    dir: str | None = option(
+        None, "directory of dataset files; null: ~/.ogbench/data, ~/.d4rl/datasets or ~/.minari/datasets"
+    )
+    path: str | None = option(
+        None,
+        "file, Minari folder or folder of numbered OGBench files to read in place of the task's own; "
+        "without a task, data of your own",
+    )
+    environment: str | None = option(
+        None,
+        "Gymnasium id (MODULE:ID imports MODULE first) that data of your own or of Minari are scored in; "
+        "null: the one that the data name, else there is no evaluation",
+    )
     backend: Literal["files", "d4rl"] = option(
         "files", "files: HDF5 files and today's simulators; d4rl: an installed legacy d4rl package (D4RL tasks only)"
+    )
+    success_timing: Literal["post", "pre"] = option(
+        "post",
+        "when OGBench's environments judge a step: post, its next state (OGBench 1.1, published results); "
+        "pre, its state (1.2)",
     )
     normalize_observations: bool = option(False, "standardise observations by the training set's mean and deviation")
     action_chunk: int = option(
@@ -64,6 +93,13 @@ class DataConfig(Options):
         "returns then sum at least h steps",
         minimum=1,
     )
+    frame_stack: int = option(
+        1, "latest observations that are seen together, along the last axis; an episode's first is repeated", minimum=1
+    )
+    crop_probability: float = option(
+        0.0, "share of batches whose images are moved by a random crop (DrQ); 0 for vectors", minimum=0, maximum=1
+    )
+    crop_padding: int = option(3, "pixels by which a crop moves an image at most", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -89,10 +125,33 @@ class RunConfig(Options):
     head: Options = slot("head", MeanFlowConfig(), "how actions are generated")
     critic: CriticConfig | None = slot("critic", TDConfig(), "how values are learned; null for none")
     policy: PolicyConfig = slot("policy", QGradientConfig(), "how the critic improves the head")
+    encoder: Options | None = slot("encoder", None, "how each network sees images; null for vectors")
     agent: AgentConfig = option(AgentConfig(), "optimisers")
     trainer: TrainerConfig = option(TrainerConfig(), "lengths and intervals")
+    online: OnlineConfig = option(OnlineConfig(), "the online phase, if trainer.online_steps is above 0")
     data: DataConfig = option(DataConfig(), "dataset")
     logging: LoggingConfig = option(LoggingConfig(), "loggers")
+
+
+def offline_steps(config: RunConfig) -> int:
+    """Updates on the dataset, before the online phase."""
+    return config.trainer.pretrain_steps + config.trainer.steps
+
+
+def online_updates(config: RunConfig) -> int:
+    """Updates of the online phase."""
+    learning = max(config.trainer.online_steps - config.online.random_steps, 0)
+    return learning * config.online.updates_per_step
+
+
+def schedule_steps(config: RunConfig) -> int:
+    """The horizon of schedules: the offline phase (they stay at their end online), or else the online one."""
+    return offline_steps(config) or online_updates(config)
+
+
+def uses_dataset(config: RunConfig) -> bool:
+    """Whether any batch is drawn from the task's dataset."""
+    return offline_steps(config) > 0 or config.trainer.online_steps == 0 or config.online.sampling != "online"
 
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
@@ -127,12 +186,21 @@ def compose_tree(overrides: Sequence[str] = ()) -> Tree:
         )
     recipe.pop("about", None)
     tree = _defaults(RunConfig)
+    task = get_task(str(name)) if (name := chosen.get("task", recipe.get("task"))) is not None else None
+    if task and task.pixels:
+        _merge(tree, RunConfig, PIXELS, "")
     _merge(tree, RunConfig, recipe, "")
-    task = get_task(str(name)) if (name := chosen.get("task", tree["task"])) is not None else None
-    tuned = parse_overrides(tuned_rows(algorithm, task.alias_of or task.name)) if task else []
     # A part is exchanged before its fields are set, whatever the order on the command line.
     given.sort(key=lambda pair: (not _names_part(pair[0]), pair[0].count(".")))
-    layers = [*(_nest(*pair) for pair in tuned), presets[preset], *(_nest(*pair) for pair in given)]
+    layers = [presets[preset], *(_nest(*pair) for pair in given)]
+    if task:
+        said = _said_of_trainer(recipe, *layers)
+        online = bool(said.get("online_steps", TrainerConfig.online_steps))
+        tuned = tuned_overrides(algorithm, task.alias_of or task.name, online=online)
+        layers = [*(_nest(*pair) for pair in parse_overrides(tuned)), *layers]
+        if preset == "paper":
+            published = {key: value for key, value in task.protocol.lengths(online=online).items() if key not in said}
+            _merge(tree, RunConfig, {"trainer": published}, "")
     for layer in layers:
         _merge(tree, RunConfig, layer, "")
     # After the critic is chosen: each one has the task's discount unless a layer above says otherwise.
@@ -154,8 +222,9 @@ def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
     parser = OverridesParser.create()
     pairs = []
     for text in overrides:
-        try:
-            parsed = parser.parse_override(text)
+        key, _, value = text.partition("=")
+        try:  # the grammar knows no ~, and shells leave it here
+            parsed = parser.parse_override(f"{key}='{value}'" if value.startswith("~/") else text)
         except HydraException as error:
             raise ConfigError(
                 f"Cannot read the override '{text}'. Write key=value, as in head.time_steps=50; "
@@ -176,6 +245,11 @@ def build(tree: Mapping[str, Any]) -> RunConfig:
     config = _build(RunConfig, tree, "")
     if config.device.partition(":")[0] not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"device is '{config.device}'; use cpu, cuda, cuda:0 or mps.")
+    if config.data.normalize_observations and not uses_dataset(config):
+        raise ConfigError(
+            "data.normalize_observations needs the dataset, but this run learns from online transitions alone. "
+            "Leave it out, or choose online.sampling=append or balanced."
+        )
     check_parts(Parts.of(config.head, config.critic, config.policy))
     return config
 
@@ -215,13 +289,13 @@ def from_yaml(text: str) -> RunConfig:
 def store_in_hydra() -> None:
     """Put every registered part's hyperparameters into Hydra's ConfigStore.
 
-    The groups are head, critic, policy and, for a part with a backbone, head/backbone and so on, so that a Hydra
-    application of yours can write ``defaults: [{head: meanflow}]``.
+    The groups are head, critic, policy, encoder and, for a part with a backbone, head/backbone and so on, so that a
+    Hydra application of yours can write ``defaults: [{head: meanflow}]``.
     """
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    for kind in ("head", "critic", "policy"):
+    for kind in ("head", "critic", "policy", "encoder"):
         for entry in REGISTRIES[kind].entries():
             node: Tree = {"name": entry.name} | _defaults(entry.config)
             slots = [field for field in dataclasses.fields(entry.config) if "slot" in field.metadata]
@@ -247,8 +321,17 @@ def _nest(key: str, value: Any) -> Tree:
     return value
 
 
+def _said_of_trainer(*layers: Mapping[str, Any]) -> Tree:
+    """What layers say of the trainer, the last one winning; where one is no mapping, `_merge` will complain."""
+    said: Tree = {}
+    for layer in layers:
+        if isinstance(trainer := layer.get("trainer"), Mapping):
+            said |= trainer
+    return said
+
+
 def _names_part(key: str) -> bool:
-    return key in ("head", "critic", "policy") or key.endswith((".backbone", ".name"))
+    return key in ("head", "critic", "policy", "encoder") or key.endswith((".backbone", ".name"))
 
 
 def _merge(tree: Tree, cls: type[Options], layer: Mapping[str, Any], where: str) -> None:
@@ -298,7 +381,7 @@ def _build(cls: type[Options], tree: Mapping[str, Any], where: str) -> Any:
     for field in dataclasses.fields(cls):
         value, path = tree[field.name], f"{where}{field.name}"
         if kind := field.metadata.get("slot"):
-            if value is None and field.name != "critic":
+            if value is None and field.name not in ("critic", "encoder"):
                 raise ConfigError(f"'{path}' is null, but every run needs one: {', '.join(REGISTRIES[kind].names())}.")
             values[field.name] = value and _build(REGISTRIES[kind][value["name"]].config, value, f"{path}.")
         elif isinstance(field.default, Options):

@@ -13,10 +13,11 @@ from genpolicy.heads.objectives import OBJECTIVES
 from genpolicy.heads.reformulations import REFORMULATIONS
 from genpolicy.options import Options, describe_type
 from genpolicy.recipes import load_recipe, recipe_names
-from genpolicy.registry import BACKBONES, CRITICS, HEADS, POLICIES, Registry
+from genpolicy.registry import BACKBONES, CRITICS, ENCODERS, HEADS, POLICIES, Registry
 
 REGISTRIES: dict[str, Registry] = {
-    registry.plural: registry for registry in (HEADS, CRITICS, POLICIES, BACKBONES, REFORMULATIONS, OBJECTIVES)
+    registry.plural: registry
+    for registry in (HEADS, CRITICS, POLICIES, BACKBONES, ENCODERS, REFORMULATIONS, OBJECTIVES)
 }
 
 AGREES, CLOSED_FORM = "numbers agree", "closed form"

@@ -46,17 +46,23 @@ def progress_bar(console: Console | None = None, *, transient: bool = False) -> 
 
 
 class TrainingBar:
-    """A bar for training, and one for the evaluation that runs; what `Trainer` calls ``progress``."""
+    """A bar for training, and one for the evaluation that runs; what `Trainer` calls ``progress``.
 
-    def __init__(self, description: str = "training") -> None:
+    Args:
+        online_after: steps after which the online phase begins; None without one.
+    """
+
+    def __init__(self, online_after: int | None = None) -> None:
+        self._online_after = online_after
         self._bar = progress_bar()
-        self._training = self._bar.add_task(description, total=None)
+        self._training = self._bar.add_task("training", total=None)
         self._evaluation = self._bar.add_task("evaluation", total=None, visible=False)
 
     def update(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Show the number of updates done; the first call draws the bar, so that an early error stands alone."""
+        """Show the number of steps done; the first call draws the bar, so that an early error stands alone."""
+        online = self._online_after is not None and step > self._online_after
         self._bar.start()
-        self._bar.update(self._training, completed=step, total=total)
+        self._bar.update(self._training, completed=step, total=total, description="online" if online else "training")
         if self._bar.tasks[self._evaluation].visible:
             self._bar.update(self._evaluation, visible=False)
 

@@ -64,11 +64,32 @@ def read_yaml(text: str, where: str) -> Tree:
     return cast(Tree, tree)
 
 
-def tuned_rows(algorithm: str, task: str) -> list[str]:
-    """The overrides, ``key=value``, that ``algorithms/tuned.csv`` holds for an algorithm on a (numbered) task."""
+def tuned_rows(task: str, algorithm: str | None = None) -> list[dict[str, str]]:
+    """The rows of ``algorithms/tuned.csv`` for a (numbered) task, of one algorithm or of all.
+
+    A row has the columns algorithm, task, key, value, when and source. `when` tells which runs it applies to:
+    ``always``; ``online``, to runs with an online phase, over the former; ``never``, where another source disagrees
+    with the value that is used.
+    """
     path = declarations() / "tuned.csv"
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["algorithm"] == algorithm and row["task"] == task]
-    return [f"{row['key']}={row['value']}" for row in rows]
+        return [row for row in csv.DictReader(file) if row["task"] == task and algorithm in (None, row["algorithm"])]
+
+
+def tuned_overrides(algorithm: str, task: str, *, online: bool = False) -> list[str]:
+    """The overrides, ``key=value``, that apply to an algorithm on a (numbered) task, the stronger ones last.
+
+    Args:
+        algorithm: name of a recipe.
+        task: name of a numbered task.
+        online: whether the run has an online phase.
+    """
+    rows = tuned_rows(task, algorithm)
+    return [
+        f"{row['key']}={row['value']}"
+        for when in ("always", "online")[: 1 + online]
+        for row in rows
+        if row.get("when", "always") == when
+    ]

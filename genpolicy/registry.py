@@ -1,4 +1,4 @@
-"""Names for parts: one typed registry class for heads, critics, policies and backbones.
+"""Names for parts: one typed registry class for heads, critics, policies, backbones and encoders.
 
 A part registers itself by decorator, together with the frozen dataclass of its hyperparameters::
 
@@ -6,7 +6,8 @@ A part registers itself by decorator, together with the frozen dataclass of its 
     class MyHead(GenerativeHead): ...
 
 A package elsewhere does the same and names its module in an entry point of the group ``genpolicy.heads``
-(``genpolicy.critics``, ``genpolicy.policies``, ``genpolicy.backbones``); it is imported on the first look-up.
+(``genpolicy.critics``, ``genpolicy.policies``, ``genpolicy.backbones``, ``genpolicy.encoders``); it is imported on the
+first look-up.
 """
 
 import dataclasses
@@ -177,6 +178,7 @@ def _qualified(cls: type) -> str:
 
 
 BACKBONES: Registry = Registry("backbone", "backbones")
+ENCODERS: Registry = Registry("encoder", "encoders")
 HEADS: Registry = Registry("head", "heads")
 CRITICS: Registry = Registry("critic", "critics")
 POLICIES: Registry = Registry("policy", "policies")

@@ -32,6 +32,7 @@ from genpolicy.policies import BCScheduleConfig
 from genpolicy.registry import BACKBONES, CRITICS, HEADS, POLICIES
 from genpolicy.training.agent import AgentConfig
 from genpolicy.training.assembly import build_agent
+from genpolicy.training.online import OnlineConfig
 from genpolicy.training.optimizer import OptimizerConfig
 from tests.helpers import ACTION_DIM, OBSERVATION_DIM, raw_batch
 
@@ -172,7 +173,7 @@ def test_a_dead_option_is_noticed(reads: set[tuple[type, str]], monkeypatch: pyt
 
 # Options of a run
 
-READERS = ("config.py", "cli.py", "training/assembly.py", "training/run.py", "training/trainer.py")
+READERS = ("config.py", "cli.py", *(f"training/{name}.py" for name in ("assembly", "online", "run", "trainer")))
 
 
 def attributes_read() -> set[str]:
@@ -185,7 +186,7 @@ def attributes_read() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("cls", [RunConfig, TrainerConfig, DataConfig, LoggingConfig])
+@pytest.mark.parametrize("cls", [RunConfig, TrainerConfig, OnlineConfig, DataConfig, LoggingConfig])
 def test_every_option_of_a_run_is_read(cls: type[Options]) -> None:
     assert {field.name for field in dataclasses.fields(cls)} - attributes_read() == set()
 

@@ -173,8 +173,8 @@ def test_every_recipe_has_a_section_and_every_tuned_row_a_source() -> None:
     headings = re.findall(r"^## .*`(\w+)`", (ROOT / "docs" / "algorithms.md").read_text(), re.MULTILINE)
     assert sorted(headings) == recipe_names()
     lines = (ROOT / "algorithms" / "tuned.csv").read_text().splitlines()
-    assert lines[0] == "algorithm,task,key,value,source"
-    assert not [line for line in lines[1:] if not line.split(",", 4)[4].strip('" ')]
+    assert lines[0] == "algorithm,task,key,value,when,source"
+    assert not [line for line in lines[1:] if not line.rpartition(",")[2].strip('" ')]
 
 
 @pytest.mark.parametrize(("page", "registry"), [("heads", HEADS), ("critics", CRITICS), ("policies", POLICIES)])

@@ -19,14 +19,15 @@ import pairs  # noqa: E402
 import source  # noqa: E402
 
 from genpolicy.config import DataConfig, LoggingConfig, RunConfig, TrainerConfig  # noqa: E402
-from genpolicy.listing import AGREES, CLOSED_FORM, option_rows, part_rows, recipe_rows  # noqa: E402
+from genpolicy.data import PublishedScore, Task, list_tasks, published_scores  # noqa: E402
+from genpolicy.listing import AGREES, CLOSED_FORM, REGISTRIES, option_rows, part_rows, recipe_rows  # noqa: E402
 from genpolicy.options import Options  # noqa: E402
 from genpolicy.recipes import load_recipe, recipe_names  # noqa: E402
-from genpolicy.registry import BACKBONES, CRITICS, HEADS, POLICIES  # noqa: E402
 from genpolicy.training.agent import AgentConfig  # noqa: E402
+from genpolicy.training.online import OnlineConfig  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- generated: ([\w. ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-PARTS = ("heads", "critics", "policies", "backbones")
+WITH_CATALOGUE = ("heads", "critics", "policies")
 
 
 def expected() -> dict[Path, str]:
@@ -49,6 +50,7 @@ def _fill(match: re.Match[str]) -> str:
         "recipes": recipes,
         "compatibility": lambda rows: pairs.compatibility(rows, table),
         "capabilities": lambda: pairs.capabilities(table),
+        "tasks": tasks,
     }
     return f"{match[1]}\n{makers[name](*argument.split())}\n\n{match[3]}"
 
@@ -70,14 +72,13 @@ def linked(text: str) -> str:
 
 
 def parts() -> str:
-    """One row per head, critic, policy and backbone; all but backbones have an entry in a catalogue."""
+    """One row per head, critic, policy, backbone and encoder; the first three have an entry in a catalogue."""
     rows = []
-    for plural in PARTS:
-        kind = {"policies": "policy"}.get(plural, plural.removesuffix("s"))
-        for row in part_rows(plural):
+    for registry in REGISTRIES.values():
+        for row in part_rows(registry.plural):
             name = f"`{row['name']}`"
-            link = name if plural == "backbones" else f"[{name}](docs/{plural}.md#{row['name']})"
-            rows.append((kind, link, row["summary"]))
+            link = f"[{name}](docs/{registry.plural}.md#{row['name']})" if registry.plural in WITH_CATALOGUE else name
+            rows.append((registry.kind, link, row["summary"]))
     return table(("kind", "name", "what it is"), rows)
 
 
@@ -155,8 +156,9 @@ the recipe itself).
 
 ## Tuned hyperparameters
 
-[`tuned.csv`](tuned.csv) holds published values that differ from the recipe's for single tasks, each with its source.
-They apply whenever the task is chosen, and stand below the preset and the command line.
+[`tuned.csv`](tuned.csv) holds published values for single tasks, each with its source; they stand below the preset and
+the command line. `when` tells which runs a value applies to: `always`; `online`, those with an online phase, in place
+of the former; `never`, where another source disagrees with the value that is used.
 
 {table(("algorithm", "tasks", "keys"), counts)}
 
@@ -186,15 +188,14 @@ def keys(group: str) -> str:
     plain: dict[str, type[Options]] = {
         "run": RunConfig,
         "trainer": TrainerConfig,
+        "online": OnlineConfig,
         "data": DataConfig,
         "logging": LoggingConfig,
+        "agent": AgentConfig,
     }
     if group in plain:
         return _options(plain[group], "" if group == "run" else f"{group}.")
-    if group == "agent":
-        optimizer = type(AgentConfig().policy_optimizer)
-        return _options(optimizer, "agent.policy_optimizer.")
-    registry = {"heads": HEADS, "critics": CRITICS, "policies": POLICIES, "backbones": BACKBONES}[group]
+    registry = REGISTRIES[group]
     prefix = "head.backbone." if group == "backbones" else f"{registry.kind}."
     sections = [
         f"### `{prefix.removesuffix('.')}={entry.name}`\n\n{_options(entry.config, prefix)}"
@@ -209,14 +210,13 @@ def _options(config: type[Options], prefix: str) -> str:
         default = row["default"]
         field = next(field for field in dataclasses.fields(config) if field.name == row["name"])
         if "slot" in field.metadata:
-            registry = {"head": HEADS, "critic": CRITICS, "policy": POLICIES, "backbone": BACKBONES}[
-                field.metadata["slot"]
-            ]
+            registry = next(registry for registry in REGISTRIES.values() if registry.kind == field.metadata["slot"])
+            chosen = None if field.default is None else registry.find(field.default).name
             rows.append(
                 (
                     f"`{prefix}{row['name']}`",
-                    f"a {registry.kind}",
-                    f"`{registry.find(field.default).name}`",
+                    f"{_article(registry.kind)} {registry.kind}",
+                    _default(chosen),
                     row["help"],
                 )
             )
@@ -232,12 +232,40 @@ def _options(config: type[Options], prefix: str) -> str:
     return table(("key", "type", "default", "meaning"), rows)
 
 
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
+
+
 def _default(value: Any) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
         return f"`[{','.join(map(str, value))}]`"
     return "`null`" if value is None else f"`{value}`"
+
+
+def tasks() -> str:
+    """The 73 tasks of the FQL paper, with their published offline scores."""
+    algorithms = list(dict.fromkeys(score.algorithm for task in _paper() for score in _offline(task)))
+    rows = []
+    for task in _paper():
+        scores = {score.algorithm: _in_table(score) for score in _offline(task)}
+        facts = (f"`{task.name}`", f"{task.discount:g}", task.metric, f"{task.protocol.updates // 1000}K")
+        rows.append((*facts, *(scores.get(name, "") for name in algorithms)))
+    return table(("task", "discount", "metric", "updates", *algorithms), rows)
+
+
+def _paper() -> list[Task]:
+    return [task for task in list_tasks() if task.in_paper]
+
+
+def _offline(task: Task) -> list[PublishedScore]:
+    return [score for score in published_scores(task) if score.setting == "offline" and score.kind != "rerun"]
+
+
+def _in_table(score: PublishedScore) -> str:
+    spread = "" if score.std is None else f" ± {score.std:g}"
+    return f"{score.mean:g}{spread}{'*' if score.kind == 'second-hand' else ''}"
 
 
 def imports() -> str:

@@ -36,7 +36,7 @@ def evaluate_run(
         a 95% Wilson interval for the share of successes, Student-t intervals for the others.
     """
     agent, task = restore(run, checkpoint=checkpoint), run_task(run)
-    with Evaluator(task, episodes=episodes, workers=workers, seed=seed) as evaluator:
+    with Evaluator(task, episodes=episodes, workers=workers, seed=seed, frame_stack=agent.frame_stack) as evaluator:
         evaluation = evaluator.evaluate(agent.act, step=FINAL_STEP, progress=progress)
     return {
         "run": str(run),
@@ -69,4 +69,4 @@ def record_run(run: Path, *, checkpoint: str = "best", seed: int = 0) -> Path:
     """Record one episode of a trained agent into the run's figures; returns the file."""
     agent = restore(run, checkpoint=checkpoint)
     path = run / "figures" / f"episode-{checkpoint}-seed{seed}.mp4"
-    return record_video(run_task(run), agent.act, path, episodes=1, seed=seed)
+    return record_video(run_task(run), agent.act, path, episodes=1, seed=seed, frame_stack=agent.frame_stack)

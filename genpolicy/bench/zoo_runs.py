@@ -110,7 +110,7 @@ def run_job(job: Job, run_dir: Path, data: Path | None) -> dict[str, Any]:
     if trained.state != "completed":
         raise KeyboardInterrupt
     agent, task = restore(run.path, checkpoint="last"), run_task(run.path)
-    with Evaluator(task, episodes=job.episodes, workers=1, seed=job.seed) as evaluator:
+    with Evaluator(task, episodes=job.episodes, workers=1, seed=job.seed, frame_stack=agent.frame_stack) as evaluator:
         evaluation = evaluator.evaluate(agent.act, step=FINAL_STEP)
     scores = evaluation.successes if task.metric == "success" else evaluation.scores
     assert scores is not None

@@ -3,7 +3,6 @@
 Names are imported on first use, so that simulator processes that only need a task do not import torch.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +12,25 @@ from genpolicy.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from genpolicy.data._description import describe
+    from genpolicy.data.convert import convert_dataset
     from genpolicy.data.dataset import BatchSampler, TransitionDataset
+    from genpolicy.data.files import Report, check_file, load_file
+    from genpolicy.data.published import PublishedScore, published_scores
 
 __all__ = [
     "BatchSampler",
+    "PublishedScore",
+    "Report",
     "Task",
     "TransitionDataset",
+    "check_file",
+    "convert_dataset",
     "describe",
     "get_task",
     "list_tasks",
     "load_dataset",
+    "load_file",
+    "published_scores",
 ]
 
 
@@ -34,7 +42,8 @@ def load_dataset(
     Args:
         task: a task or its name.
         directory: where the files are or go; ``~`` is expanded; default: the source's own directory.
-        path: the file to read in place of the task's own (with OGBench its ``-val`` file is the validation split).
+        path: the file (Minari: folder) to read in place of the task's own (with OGBench its ``-val`` file is the
+            validation split, and a folder of numbered files may be given).
         download: whether to download a dataset that is absent.
 
     Returns:
@@ -44,26 +53,35 @@ def load_dataset(
         ConfigError: if no task has that name, its source is unknown, or a package that reads it is not installed.
         DataError: if the data are absent, damaged or do not fit the task.
     """
-    from genpolicy.data import d4rl, ogbench
+    from genpolicy.data import d4rl, files, minari, ogbench
 
     task = get_task(task) if isinstance(task, str) else task
     if task.source == "d4rl":
         return d4rl.load(task, directory=directory, path=path, download=download)
     if task.source == "d4rl-legacy":
         return d4rl.load_legacy(task, directory=directory, path=path, download=download)
+    if task.source == "minari":
+        return minari.load(task, directory=directory, path=path, download=download)
+    if task.source == "file":
+        return files.load(task)
     if task.source != "ogbench":
-        raise ConfigError(f"Task '{task.name}' has source '{task.source}'; known: ogbench, d4rl, d4rl-legacy.")
-    if path is not None:
-        file = Path(path).expanduser().absolute()
-        task, directory, download = dataclasses.replace(task, dataset=file.stem), file.parent, False
-    return ogbench.load(task, directory=directory, download=download)
+        raise ConfigError(
+            f"Task '{task.name}' has source '{task.source}'; known: ogbench, d4rl, d4rl-legacy, minari, file."
+        )
+    return ogbench.load(task, directory=directory, path=path, download=download)
 
 
 __getattr__ = lazy_attributes(
     __name__,
     {
         "BatchSampler": "genpolicy.data.dataset",
+        "PublishedScore": "genpolicy.data.published",
+        "Report": "genpolicy.data.files",
         "TransitionDataset": "genpolicy.data.dataset",
+        "check_file": "genpolicy.data.files",
+        "convert_dataset": "genpolicy.data.convert",
         "describe": "genpolicy.data._description",
+        "load_file": "genpolicy.data.files",
+        "published_scores": "genpolicy.data.published",
     },
 )

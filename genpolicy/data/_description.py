@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from genpolicy.data import d4rl, ogbench
+from genpolicy.data import d4rl, minari, ogbench
 from genpolicy.data.d4rl_catalogue import DATASETS
+from genpolicy.data.minari_metadata import PREFIX, is_dataset, locate, make_task
+from genpolicy.data.npz import NpzFile
 from genpolicy.data.tasks import Task, list_tasks
 from genpolicy.errors import DataError, suggest
 
@@ -18,7 +18,8 @@ def describe(path_or_id: str | Path, directory: str | Path | None = None) -> dic
     """Describe a dataset in numbers, strings and lists; nothing is downloaded.
 
     Args:
-        path_or_id: the path of an ``.npz`` or ``.hdf5`` file, the name of a dataset, or the name of a task.
+        path_or_id: the path of an ``.npz`` or ``.hdf5`` file or of a Minari dataset's folder, the name of a dataset, or
+            the name of a task.
         directory: where named datasets are; default ``~/.ogbench/data``, for D4RL's ``~/.d4rl/datasets``.
 
     Returns:
@@ -35,6 +36,8 @@ def describe(path_or_id: str | Path, directory: str | Path | None = None) -> dic
     Raises:
         DataError: if there is no such file or dataset, or the file is damaged or does not fit the task.
     """
+    if str(path_or_id).startswith(PREFIX) or is_dataset(Path(path_or_id).expanduser()):
+        return _minari(locate(str(path_or_id), directory))
     path, task = _locate(path_or_id, directory)
     validation = path.with_name(f"{path.stem}-val.npz")
     notes = (path.with_name(f"{path.stem.removesuffix('-val')}.json"), path.with_name("README.md"))
@@ -55,18 +58,31 @@ def describe(path_or_id: str | Path, directory: str | Path | None = None) -> dic
     return info | _npz(path, task)
 
 
+def _minari(folder: Path) -> dict[str, Any]:
+    """A Minari dataset: its summary, scaled to actions in [-1, 1], and what it says of itself."""
+    summary = minari.read_folder(folder, clip_actions=False).summary()
+    task = make_task(f"{PREFIX}{folder}")
+    kept = ("discount", "metric", "reference_returns", "difference", "environment")
+    return {
+        "path": str(folder),
+        "bytes": sum(file.stat().st_size for file in (folder / "data").rglob("*") if file.is_file()),
+        "task": task.name,
+        "validation": None,
+        **{key: value for key, value in dataclasses.asdict(task).items() if key in kept},
+        **summary,
+    }
+
+
 def _npz(path: Path, task: Task | None) -> dict[str, Any]:
     """The arrays and the summary of a file in OGBench's layout."""
-    required = ogbench.BASIC_KEYS + (ogbench.reward_keys(task) if task else ())
-    arrays = ogbench.read_arrays(path, required, others=True)
-    info: dict[str, Any] = {
-        "arrays": {key: {"shape": list(array.shape), "dtype": str(array.dtype)} for key, array in arrays.items()}
-    }
+    with NpzFile(path) as file:
+        arrays = {key: {"shape": list(one.shape), "dtype": str(one.dtype)} for key, one in file.headers.items()}
+    info: dict[str, Any] = {"arrays": arrays}
     if task:
         with ogbench.numpy_generator_kept(), ogbench.simulator(task) as env:
-            return info | ogbench.label(path, arrays, task, env, clip_actions=False).summary()
-    zeros = np.zeros(len(arrays["terminals"]), np.float32)
-    info |= ogbench.make_dataset(path, arrays, zeros, zeros, clip_actions=False).summary()
+            labels = ogbench.label(path, task, env)
+        return info | ogbench.read(path, labels, clip_actions=False).summary()
+    info |= ogbench.read(path, clip_actions=False).summary()
     del info["rewards"]
     return info
 

@@ -8,11 +8,14 @@ import numpy as np
 
 from genpolicy.errors import DataError
 
+CHUNK = 1 << 14
+"""Rows that are looked at together, so that temporary arrays stay small beside the data."""
+
 
 def check_arrays(
     values: Mapping[str, Any], *, name: str, action_tolerance: float
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Convert the five arrays of a dataset to float32 and check them.
+    """Convert the five arrays of a dataset to float32, but for images of uint8 and terminals, and check them.
 
     Args:
         values: observations (R, *O), actions (R, A), rewards, masks and terminals (R,).
@@ -20,7 +23,7 @@ def check_arrays(
         action_tolerance: by how much actions may leave [-1, 1].
 
     Returns:
-        The float32 arrays, and the int64 indices (K,) of the rows that end an episode.
+        The arrays, and the int64 indices (K,) of the rows that end an episode.
 
     Raises:
         DataError: one message with everything that is wrong.
@@ -32,23 +35,76 @@ def check_arrays(
         if array.ndim < 2 if key == "observations" else array.ndim != expected.count(" ") + 1:
             problems.append(f"{key} has shape {array.shape}; it must be {expected}")
     problems += length_problem({key: array.shape[0] for key, array in arrays.items() if array.ndim})
-    ends = np.empty(0, np.int64)
+    checks = RowChecks(action_tolerance)
     if not problems:
-        for key in ("observations", "actions", "rewards"):
-            problems += finite_problem(key, arrays[key])
-        outside = np.abs(arrays["actions"]) > 1.0 + action_tolerance
-        if outside.any():
-            worst = np.abs(arrays["actions"][outside]).max()
-            rows = list_rows(np.flatnonzero(outside.any(axis=1)))
-            problems.append(f"actions leave [-1, 1] (up to {worst:g}) in {rows}; rescale them to [-1, 1]")
-        for key in ("masks", "terminals"):
-            wrong = np.flatnonzero((arrays[key] != 0) & (arrays[key] != 1))
-            if len(wrong):
-                problems.append(f"{key} must be 0 or 1, but is not in {list_rows(wrong)}")
-        ends = np.flatnonzero(arrays["terminals"])
-        problems += _episode_problems(ends, len(arrays["terminals"]))
+        for start in range(0, len(arrays["terminals"]), CHUNK):
+            checks.add({key: array[start : start + CHUNK] for key, array in arrays.items()})
+        problems = checks.problems()
     raise_problems(f"Dataset '{name}' cannot be used", problems)
-    return arrays, ends
+    return arrays, checks.ends()
+
+
+class RowChecks:
+    """Checks of rows that come piece by piece.
+
+    ``masks`` and ``terminals`` must be 0 or 1, all else finite, ``actions`` also within the bounds; if there are
+    ``terminals``, the last row must end an episode and no episode may be a single row.
+
+    Args:
+        action_tolerance: by how much actions may leave [-1, 1].
+    """
+
+    def __init__(self, action_tolerance: float):
+        self._limit = 1.0 + action_tolerance
+        self._count = 0
+        self._not_finite: dict[str, list[np.ndarray]] = {}
+        self._outside: list[np.ndarray] = []
+        self._worst = 0.0
+        self._not_binary: dict[str, list[np.ndarray]] = {}
+        self._ends: list[np.ndarray] = []
+
+    def add(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Check the next rows; every array has the same number of them."""
+        for key, array in arrays.items():
+            if key in ("masks", "terminals"):
+                self._note(self._not_binary, key, (array != 0) & (array != 1))
+            elif array.dtype.kind == "f":
+                self._note(self._not_finite, key, ~np.isfinite(array))
+        if "actions" in arrays:
+            sizes = np.abs(arrays["actions"])
+            outside = sizes > self._limit
+            if outside.any():
+                self._worst = max(self._worst, float(sizes[outside].max()))
+                self._outside.append(np.flatnonzero(outside.any(axis=1)) + self._count)
+        if "terminals" in arrays:
+            self._ends.append(np.flatnonzero(arrays["terminals"]) + self._count)
+        self._count += len(next(iter(arrays.values())))
+
+    def problems(self) -> list[str]:
+        """What to say of the rows added so far, taken as all rows; nothing if they are well."""
+        found = [
+            f"{key} has NaN or infinite values in {list_rows(np.concatenate(rows))}"
+            for key, rows in self._not_finite.items()
+        ]
+        outside = np.concatenate([np.empty(0, np.int64), *self._outside])
+        if len(outside):
+            found.append(
+                f"actions leave [-1, 1] (up to {self._worst:g}) in {list_rows(outside)}; rescale them to [-1, 1]"
+            )
+        found += [
+            f"{key} must be 0 or 1, but is not in {list_rows(np.concatenate(rows))}"
+            for key, rows in self._not_binary.items()
+        ]
+        return found if not self._ends else found + _episode_problems(self.ends(), self._count)
+
+    def ends(self) -> np.ndarray:
+        """The int64 indices (K,) of the rows that end an episode."""
+        return np.concatenate([np.empty(0, np.int64), *self._ends])
+
+    def _note(self, found: dict[str, list[np.ndarray]], key: str, wrong: np.ndarray) -> None:
+        if wrong.any():
+            rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1)) + self._count
+            found.setdefault(key, []).append(rows)
 
 
 def raise_problems(title: str, problems: list[str]) -> None:
@@ -63,15 +119,6 @@ def length_problem(lengths: Mapping[str, int]) -> list[str]:
     if len(set(lengths.values())) > 1:
         return [f"numbers of rows differ: {listed}"]
     return [f"there are no rows: {listed}"] if 0 in lengths.values() else []
-
-
-def finite_problem(key: str, array: np.ndarray) -> list[str]:
-    """What to say of an array (R, ...) with a NaN or an infinity (nothing if it is finite)."""
-    finite = np.isfinite(array)
-    if finite.all():
-        return []
-    rows = np.flatnonzero(~finite.reshape(len(array), -1).all(axis=1))
-    return [f"{key} has NaN or infinite values in {list_rows(rows)}"]
 
 
 def list_rows(rows: np.ndarray, shown: int = 5) -> str:
@@ -106,5 +153,7 @@ def _as_float32(key: str, value: Any, problems: list[str]) -> np.ndarray:
     if array.dtype.kind not in "fiub":
         problems.append(f"{key} has dtype {array.dtype}; it must hold real numbers")
         return np.zeros(array.shape, np.float32)
+    if key == "terminals" or (key == "observations" and array.dtype == np.uint8 and array.ndim > 2):
+        return array
     with np.errstate(over="ignore"):
         return array.astype(np.float32, copy=False)

@@ -13,7 +13,6 @@ As in the FQL code, antmaze's rewards are lowered by 1, and there a terminal end
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from genpolicy.data._validation import length_problem, raise_problems
-from genpolicy.data.d4rl_catalogue import DATASETS, D4RLDataset
+from genpolicy.data.d4rl_catalogue import DATASETS, D4RLDataset, find_file
 from genpolicy.data.dataset import TransitionDataset
 from genpolicy.data.download import download as fetch
 from genpolicy.data.tasks import Task
@@ -92,19 +91,6 @@ def load_legacy(
     if missing:
         raise _missing_keys(f"d4rl's {dataset.name}", missing, arrays)
     return make_dataset(arrays, dataset, name=dataset.name, where=f"d4rl's {dataset.name}"), None
-
-
-def find_file(dataset: D4RLDataset, directory: str | Path | None = None) -> Path:
-    """The file of a dataset: D4RL's own name for it, or ``NAME.hdf5`` if only that exists."""
-    folder = resolve_directory(directory)
-    official, plain = folder / dataset.file_name, folder / f"{dataset.name}.hdf5"
-    return plain if plain.exists() and not official.exists() else official
-
-
-def resolve_directory(directory: str | Path | None) -> Path:
-    """The absolute path of a data directory, ``~`` expanded; D4RL's own if none is given."""
-    default = os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets"
-    return Path(directory or default).expanduser().absolute()
 
 
 def official(path: Path) -> D4RLDataset | None:
@@ -195,12 +181,13 @@ def make_dataset(
         return TransitionDataset.from_arrays(
             _gather(sources["observations"], rows),
             _within_bounds(_gather(sources["actions"], rows), where),
-            rewards - np.float32(1) if antmaze else rewards,
+            rewards + np.float32(dataset.reward_shift) if dataset else rewards,
             (~terminals)[rows],
             ends,
             name=name,
             clip_actions=clip_actions,
             checksum=checksum,
+            handed_over=True,
         )
     except DataError as error:
         raise DataError(f"{where}: {error}") from None

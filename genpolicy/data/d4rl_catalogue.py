@@ -5,7 +5,9 @@ Facts from ``d4rl/infos.py`` and the registrations of d4rl 1.1. A normalised sco
 policy (antmaze: of no and of every success; kitchen: of no and of all four subtasks).
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 _SERVER = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 
@@ -31,6 +33,11 @@ class D4RLDataset:
     def file_name(self) -> str:
         """The name under which D4RL stores the file."""
         return self.url.rpartition("/")[2]
+
+    @property
+    def reward_shift(self) -> float:
+        """What is added to all rewards, those of the file and those met online: antmaze's become -1 and 0."""
+        return -1.0 if self.family == "antmaze" else 0.0
 
 
 # family: observation and action components, horizon, reference returns
@@ -87,3 +94,17 @@ def _build() -> dict[str, D4RLDataset]:
 
 DATASETS: dict[str, D4RLDataset] = _build()
 """Every dataset that tasks exist for, by D4RL's name."""
+
+
+def find_file(dataset: D4RLDataset, directory: str | Path | None = None) -> Path:
+    """The file of a dataset: D4RL's own name for it, or ``NAME.hdf5`` if only that exists.
+
+    Args:
+        dataset: one of `DATASETS`.
+        directory: where the files are; default: the environment variable ``D4RL_DATASET_DIR``, else
+            ``~/.d4rl/datasets``.
+    """
+    default = os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets"
+    folder = Path(directory or default).expanduser().absolute()
+    official, plain = folder / dataset.file_name, folder / f"{dataset.name}.hdf5"
+    return plain if plain.exists() and not official.exists() else official

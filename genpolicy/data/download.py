@@ -50,7 +50,7 @@ def download(url: str, target: Path, *, check: Callable[[Path], None] | None = N
     logger.info("Downloading %s to %s", url, target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target):
+        with alone(target):
             if target.exists():  # another process was faster
                 return
             _fetch(url, part, tag)
@@ -124,8 +124,8 @@ def _bytes_in(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Wait until no other process downloads `target` (on systems with POSIX locks)."""
+def alone(target: Path) -> Iterator[None]:
+    """Wait until no other process makes `target` (on systems with POSIX locks)."""
     try:
         import fcntl
     except ImportError:

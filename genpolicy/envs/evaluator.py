@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from genpolicy.envs.rendering import observes_images, select_renderer
 from genpolicy.envs.simulators import SimulatorPool
 from genpolicy.errors import ConfigError, NonFiniteError, ShapeError
 
@@ -69,13 +71,25 @@ class Evaluator:
         seed: seed of all evaluations.
         slots: number of episodes that run at the same time, at most, shared out among the processes. More make better
             use of each policy call; each takes about 2 MB in a maze and 150 MB with the robot arm.
+        frame_stack: how many of an episode's latest observations the policy sees, along the last axis, oldest first;
+            at its start the first one is repeated.
 
     Raises:
-        ConfigError: if `episodes`, `workers` or `slots` is below 1 or `seed` is negative.
+        ConfigError: if `episodes`, `workers`, `slots` or `frame_stack` is below 1 or `seed` is negative.
     """
 
-    def __init__(self, task: "Task", *, episodes: int, workers: int = 1, seed: int = 0, slots: int = 10):
+    def __init__(
+        self,
+        task: "Task",
+        *,
+        episodes: int,
+        workers: int = 1,
+        seed: int = 0,
+        slots: int = 10,
+        frame_stack: int = 1,
+    ):
         limits = (("episodes", episodes, 1), ("workers", workers, 1), ("seed", seed, 0), ("slots", slots, 1))
+        limits += (("frame_stack", frame_stack, 1),)
         for name, value, least in limits:
             if value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}.")
@@ -84,15 +98,17 @@ class Evaluator:
         self.workers = workers
         self.slots = min(slots, episodes)
         self.seed = seed
+        self.frame_stack = frame_stack
         self._pool: SimulatorPool | None = None
 
     def evaluate(self, act: "Act", *, step: int, progress: Callable[[int, int], None] | None = None) -> Evaluation:
         """Run all episodes with a policy.
 
         Args:
-            act: maps observations, float32 (n, O), and n generators, one per row, to actions (n, A), or to chunks of
-                h actions (n, h, A), which are executed in order before it is asked again. Only episodes that still
-                run are asked for: n falls towards the end. Actions are clipped to [-1, 1].
+            act: maps observations, float32 (n, O) or images uint8 (n, H, W, C), and n generators, one per row, to
+                actions (n, A), or to chunks of h actions (n, h, A), which are executed in order before it is asked
+                again. Only episodes that still run are asked for: n falls towards the end. Actions are clipped to
+                [-1, 1].
             step: optimiser step of the policy; another step means other episodes.
             progress: called with (episodes finished, episodes in all) whenever the first number changes.
 
@@ -102,17 +118,26 @@ class Evaluator:
         Raises:
             ShapeError: if `act` returns something of another shape than (n, A) or (n, h, A).
             NonFiniteError: if an action is NaN or infinite.
-            GenpolicyError: if the simulator fails or one of its processes dies.
+            GenpolicyError: if the simulator fails or one of its processes dies, or observations are images and nothing
+                can render them.
 
         After any exception, KeyboardInterrupt included, the processes are gone; the next call starts new ones.
         """
         start = time.perf_counter()
         try:
             if self._pool is None:
+                if observes_images(self.task.environment):
+                    select_renderer()
                 self._pool = SimulatorPool(self.task.environment, slots=self.slots, workers=self.workers)
                 logger.info("Simulators ready after %.1f s", time.perf_counter() - start)
             returns, lengths, success = run_episodes(
-                self._pool, act, episodes=self.episodes, seed=self.seed, step=step, progress=progress
+                self._pool,
+                act,
+                episodes=self.episodes,
+                seed=self.seed,
+                step=step,
+                frame_stack=self.frame_stack,
+                progress=progress,
             )
         except BaseException:
             self.close()
@@ -154,6 +179,7 @@ def run_episodes(
     episodes: int,
     seed: int,
     step: int,
+    frame_stack: int = 1,
     progress: Callable[[int, int], None] | None = None,
     on_frame: Callable[[np.ndarray], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -165,6 +191,7 @@ def run_episodes(
         episodes: number of episodes.
         seed: seed of the evaluation.
         step: optimiser step of the policy.
+        frame_stack: as in :class:`Evaluator`.
         progress: as in :meth:`Evaluator.evaluate`.
         on_frame: called with each new frame of a rendering pool.
 
@@ -178,7 +205,7 @@ def run_episodes(
     episode_of = np.full(pool.slots, -1)
     actions = np.zeros((pool.slots, pool.action_dim), np.float32)
     planned: list[list[np.ndarray]] = [[] for _ in range(pool.slots)]  # what is left of each slot's chunk
-    observations = np.empty(0)
+    frames: list[deque[np.ndarray]] = [deque(maxlen=frame_stack) for _ in range(pool.slots)]
     begun = finished = 0
     while finished < episodes:
         free = np.flatnonzero(episode_of < 0)[: episodes - begun]
@@ -192,6 +219,8 @@ def run_episodes(
                 planned[slot] = []
                 begun += 1
             observations = pool.begin(seeds)
+            for slot in free:
+                frames[slot].extend(observations[slot].copy() for _ in range(frame_stack))
             if on_frame is not None:
                 on_frame(pool.frame)
 
@@ -199,12 +228,15 @@ def run_episodes(
         running = episode_of[slots]
         asking = [slot for slot in slots if not planned[slot]]
         if asking:
-            chunks = act(observations[asking], [generators[episode_of[slot]] for slot in asking])
+            seen = np.stack([np.concatenate(frames[slot], axis=-1) for slot in asking])
+            chunks = act(seen, [generators[episode_of[slot]] for slot in asking])
             for slot, chunk in zip(asking, _checked(chunks, len(asking), pool.action_dim), strict=True):
                 planned[slot] = list(chunk)
         for slot in slots:
             actions[slot] = planned[slot].pop(0)
         observations, rewards, done, reported = pool.advance(actions)
+        for slot in slots:
+            frames[slot].append(observations[slot].copy())
         if on_frame is not None:
             on_frame(pool.frame)
         returns[running] += rewards[slots]

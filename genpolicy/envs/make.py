@@ -1,18 +1,24 @@
-"""Make single environments: flat float32 observations, actions in [-1, 1], randomness of their own.
+"""Make single environments: flat float32 observations or images, actions in [-1, 1], randomness of their own.
 
 This module runs inside simulator processes and therefore never imports torch.
 """
 
 import contextlib
+import json
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box, Dict
 from numpy.random.mtrand import get_bit_generator, set_bit_generator
 
+from genpolicy.data.minari_metadata import PREFIX, environment_spec
+from genpolicy.data.success_timing import registered
+from genpolicy.envs.rendering import observes_images
 from genpolicy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,13 +33,15 @@ def make_env(task: "Task", *, render: bool = False, seed: int | None = None) -> 
 
     Args:
         task: an entry of :func:`genpolicy.data.get_task`.
-        render: whether ``env.render()`` shall return frames, uint8 arrays of shape (480, 480, 3). On a machine
-            without a display set the environment variable ``MUJOCO_GL`` to ``egl`` or ``osmesa`` beforehand.
+        render: whether ``env.render()`` shall return frames, uint8 arrays of shape (480, 480, 3), or of the size of
+            the observations where these are images. For frames and for such observations, on a machine without a
+            display, set the environment variable ``MUJOCO_GL`` to ``egl`` or ``osmesa`` beforehand.
         seed: seed of the first reset that names none; None for a random one.
 
     Returns:
-        An environment with float32 observations of shape (O,) and float32 actions of shape (A,) in [-1, 1].
-        ``env.reset(seed=s)`` repeats an episode exactly, and numpy's global generator is left alone.
+        An environment with observations of shape (O,), float32, or images (H, W, C), uint8, and float32 actions of
+        shape (A,) in [-1, 1]. ``env.reset(seed=s)`` repeats an episode exactly, and numpy's global generator is left
+        alone.
 
     Raises:
         ConfigError: if no simulator knows the task's environment, a package that it needs is not installed, or its
@@ -44,23 +52,27 @@ def make_env(task: "Task", *, render: bool = False, seed: int | None = None) -> 
 
 def make_environment(environment: str, *, render: bool = False, seed: int | None = None) -> gymnasium.Env:
     """Make an environment from its gymnasium id; arguments and result as in :func:`make_env`."""
+    if not environment:
+        raise ConfigError("The data name no environment to score a policy in. Name one: data.environment=ID.")
     import ogbench  # noqa: F401  registers its environments
 
     from genpolicy.envs import d4rl  # registers those of D4RL's tasks
 
     d4rl.require(environment)
-    options: dict[str, Any] = {}
-    if render:
-        options = {"render_mode": "rgb_array", "width": FRAME_SIZE, "height": FRAME_SIZE}
+    identifier, timing = registered(environment)
+    wanted: Any = minari_spec(environment) if environment.startswith(PREFIX) else identifier
+    options: dict[str, Any] = {**timing}
+    if render and not observes_images(environment):
+        options |= {"render_mode": "rgb_array", "width": FRAME_SIZE, "height": FRAME_SIZE}
     with warnings.catch_warnings():
         # On import and construction the simulators warn of a missing display and of float64 bounds.
         warnings.simplefilter("ignore")
         try:
-            env = gymnasium.make(environment, disable_env_checker=True, **options)
-        except gymnasium.error.UnregisteredEnv as error:
+            env = _make(wanted, options)
+        except (gymnasium.error.Error, ImportError, TypeError) as error:
             raise ConfigError(
                 f"No simulator knows the environment '{environment}': {error} "
-                "Environments come from the package 'ogbench'; check its version (1.2.1 or newer)."
+                "OGBench's come from the package 'ogbench' (1.2.1 or newer); MODULE:ID imports MODULE first."
             ) from error
         box = env.action_space
         if not (isinstance(box, Box) and box.is_bounded()):
@@ -70,14 +82,59 @@ def make_environment(environment: str, *, render: bool = False, seed: int | None
             )
         if np.any(box.low != -1.0) or np.any(box.high != 1.0):
             env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-        if not (isinstance(env.observation_space, Box) and len(env.observation_space.shape) == 1):
-            env = gymnasium.wrappers.FlattenObservation(env)
-        env = OwnRandomness(gymnasium.wrappers.DtypeObservation(env, np.float32), seed)
-        if render and hasattr(env.unwrapped, "model"):
+        space = _image_space(env) if observes_images(environment) else env.observation_space
+        if not (isinstance(space, Box) and len(space.shape) == 3 and space.dtype == np.uint8):
+            if not (isinstance(space, Box) and len(space.shape) == 1):
+                if isinstance(space, Dict) and list(space) != sorted(space):
+                    raise ConfigError(
+                        f"The environment '{environment}' orders its observation's parts {', '.join(space)}; the data "
+                        "have them in alphabetic order. Make its observation_space from a plain dict."
+                    )
+                env = gymnasium.wrappers.FlattenObservation(env)
+            env = gymnasium.wrappers.DtypeObservation(env, np.float32)
+            space = env.observation_space
+        env = OwnRandomness(env, seed)
+        env.observation_space = space
+        if render and not observes_images(environment) and hasattr(env.unwrapped, "model"):
             # Without a graphics card, shadows and multisampling take 95% of the time of a frame.
             quality = env.get_wrapper_attr("model").vis.quality
             quality.shadowsize = quality.offsamples = 0
     return env
+
+
+def _image_space(env: gymnasium.Env) -> Box:
+    """The space of an OGBench environment's images, which it would find by rendering one."""
+    options = env.spec.kwargs if env.spec else {}
+    return Box(0, 255, (options["height"], options["width"], 3), np.uint8)
+
+
+def _make(wanted: Any, options: dict[str, Any]) -> gymnasium.Env:
+    try:
+        return gymnasium.make(wanted, disable_env_checker=True, **options)
+    except TypeError:
+        if "width" not in options:
+            raise
+        # Only some simulators let the size of their frames be chosen.
+        sized = {key: value for key, value in options.items() if key not in ("width", "height")}
+        return gymnasium.make(wanted, disable_env_checker=True, **sized)
+
+
+def minari_spec(environment: str) -> Any:
+    """The specification of the environment that a Minari dataset names.
+
+    Args:
+        environment: ``minari:FOLDER``.
+
+    Raises:
+        ConfigError: if it names none, or one that Gymnasium cannot read.
+    """
+    spec = environment_spec(Path(environment.removeprefix(PREFIX)))
+    try:
+        if spec is None:
+            raise ValueError("it names no environment")
+        return EnvSpec.from_json(json.dumps(spec))
+    except ValueError as error:
+        raise ConfigError(f"The environment of '{environment}' cannot be made: {error}.") from error
 
 
 class OwnRandomness(gymnasium.Wrapper):

@@ -43,10 +43,11 @@ class EnvironmentGroup(gymnasium.Env):
         self._envs = {0: self._make()}
         observations, actions = self._envs[0].observation_space, self._envs[0].action_space
         assert isinstance(observations, Box) and isinstance(actions, Box)
-        self.observation_space = Box(-np.inf, np.inf, (slots, *observations.shape), np.float32)
+        low, high = (0, 255) if observations.dtype == np.uint8 else (-np.inf, np.inf)
+        self.observation_space = Box(low, high, (slots, *observations.shape), observations.dtype.type)
         self.action_space = Box(-1.0, 1.0, (slots, *actions.shape), np.float32)
         self._slots = slots
-        self._observations = np.zeros(self.observation_space.shape, np.float32)
+        self._observations = np.zeros(self.observation_space.shape, observations.dtype)
         self._running = np.zeros(slots, bool)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
@@ -55,7 +56,7 @@ class EnvironmentGroup(gymnasium.Env):
         return self._observations, self._guard(self._start, seeds)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        """Step the slots whose episode runs, (K, A) -> (K, O); rewards and ends of episodes are in the info."""
+        """Step the slots whose episode runs, (K, A) -> (K, \\*O); rewards and ends of episodes are in the info."""
         return self._observations, 0.0, False, False, self._guard(self._advance, action)
 
     def close(self) -> None:
@@ -148,7 +149,7 @@ class SimulatorPool(AsyncVectorEnv):
             seeds: S seeds, None where nothing starts.
 
         Returns:
-            The observations of all slots, (S, O).
+            The observations of all slots, (S, O), or images (S, H, W, C).
         """
         observations, _ = self._ask(lambda: self.reset(options={"seeds": list(seeds)}))
         return observations

@@ -2,13 +2,11 @@
 
 import contextlib
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genpolicy.envs.evaluator import run_episodes
+from genpolicy.envs.rendering import select_renderer
 from genpolicy.envs.simulators import SimulatorPool
 from genpolicy.errors import ConfigError, GenpolicyError, StorageError
 
@@ -16,12 +14,17 @@ if TYPE_CHECKING:
     from genpolicy.data.tasks import Task
     from genpolicy.envs.evaluator import Act
 
-_PACKAGES = {"egl": "libegl1", "osmesa": "libosmesa6"}
-_PROBE = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 16, 16).render()"
-
 
 def record_video(
-    task: "Task", act: "Act", path: str | Path, *, episodes: int = 1, seed: int = 0, step: int = 0, fps: int = 30
+    task: "Task",
+    act: "Act",
+    path: str | Path,
+    *,
+    episodes: int = 1,
+    seed: int = 0,
+    step: int = 0,
+    fps: int = 30,
+    frame_stack: int = 1,
 ) -> Path:
     """Run a policy and store what it does as one video, episode after episode.
 
@@ -33,9 +36,11 @@ def record_video(
         seed: with `step`, the seed of the episodes: the first ones of ``Evaluator(seed=seed).evaluate(step=step)``.
         step: optimiser step of the policy.
         fps: frames, that is environment steps, per second of video.
+        frame_stack: as in :class:`genpolicy.envs.Evaluator`.
 
     Returns:
-        The path written, 480 x 480 pixels. A failed recording leaves no file there.
+        The path written, 480 x 480 pixels; for a task whose observations are images, these. A failed recording leaves
+        no file there.
 
     Raises:
         ConfigError: if the path ends neither in ``.mp4`` nor in ``.gif``, or a number is out of range.
@@ -64,7 +69,9 @@ def record_video(
         path.parent.mkdir(parents=True, exist_ok=True)
         writer: Any = imageio.get_writer(partial, **options)
         with writer:
-            run_episodes(pool, act, episodes=episodes, seed=seed, step=step, on_frame=writer.append_data)
+            run_episodes(
+                pool, act, episodes=episodes, seed=seed, step=step, frame_stack=frame_stack, on_frame=writer.append_data
+            )
         partial.replace(path)
     except OSError as error:
         raise StorageError(f"Cannot write the video '{path}': {error}. Choose another directory.") from error
@@ -73,42 +80,6 @@ def record_video(
         with contextlib.suppress(OSError):
             partial.unlink()
     return path
-
-
-def select_renderer() -> str:
-    """Find a way to render without a display and select it in the environment variable ``MUJOCO_GL``.
-
-    A value that is set already is kept if it works. Each candidate is tried in a process of its own, since MuJoCo
-    settles for one when it is imported.
-
-    Returns:
-        The value of ``MUJOCO_GL``; "" for the native renderer of systems other than Linux.
-
-    Raises:
-        GenpolicyError: if none works; the message says what to install.
-    """
-    chosen = os.environ.get("MUJOCO_GL", "")
-    if not chosen and not sys.platform.startswith("linux"):
-        return ""
-    tried = []
-    for name in [chosen] if chosen else list(_PACKAGES):
-        probe = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            env={**os.environ, "MUJOCO_GL": name},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if probe.returncode == 0:
-            os.environ["MUJOCO_GL"] = name
-            return name
-        lines = probe.stderr.strip().splitlines()
-        tried.append(f"{name} ({lines[-1] if lines else f'exit code {probe.returncode}'})")
-    packages = " or ".join(_PACKAGES.values())
-    raise GenpolicyError(
-        f"MuJoCo cannot render here; tried {', '.join(tried)}. Install the Debian package {packages} "
-        f"(apt-get install -y {packages.split()[0]}), or set MUJOCO_GL to one of egl, osmesa, glfw that works."
-    )
 
 
 def _modules(suffix: str) -> list[str]:

@@ -117,7 +117,12 @@ class Policy(nn.Module, ABC):
         return sample_candidates(self.target_head or self.head, features, noise).clamp(ACTION_LOW, ACTION_HIGH)
 
     def act(
-        self, features: Float[Tensor, "B F"], noise: Float[Tensor, "N B ..."], critic: Critic | None
+        self,
+        features: Float[Tensor, "B F"],
+        noise: Float[Tensor, "N B ..."],
+        critic: Critic | None,
+        *,
+        temperature: float | None = None,
     ) -> Float[Tensor, "B A"]:
         """Return actions within the bounds, by the acting mode of the configuration.
 
@@ -125,9 +130,11 @@ class Policy(nn.Module, ABC):
             features: (B, F).
             noise: (N, B, ...), from `noise`.
             critic: ranks the candidates; may be None unless `acting` is "best" with N > 1.
+            temperature: factor on the noise in place of the configuration's, for exploring.
         """
+        temperature = self.config.temperature if temperature is None else temperature
         head = self.target_head if self.config.acting_head == "target" and self.target_head else self.head
-        candidates = sample_candidates(head, features, noise * self.config.temperature)
+        candidates = sample_candidates(head, features, noise * temperature)
         if self.config.acting == "mean":
             # Reference: the average of the unclipped candidates, clipped afterwards.
             return candidates.mean(dim=0).clamp(ACTION_LOW, ACTION_HIGH)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from genpolicy.batch import Batch
 from genpolicy.compatibility import Parts, check_parts
 from genpolicy.critics.base import Critic
+from genpolicy.data.augmentation import draw_crops, random_crop
 from genpolicy.errors import CheckpointError, ShapeError
+from genpolicy.networks.own_encoders import OwnEncoders
 from genpolicy.options import Options, option
 from genpolicy.policies.base import Policy
 from genpolicy.training.compilation import compile_update
@@ -41,6 +43,14 @@ class AgentConfig(Options):
     )
 
 
+@dataclass(frozen=True)
+class Crops:
+    """Random crops of images in training: how far they move an image and how often a batch is augmented."""
+
+    padding: int
+    probability: float
+
+
 class ObservationEncoder(nn.Module):
     """State observations to features: subtract the mean, divide by the standard deviation.
 
@@ -57,6 +67,11 @@ class ObservationEncoder(nn.Module):
         self.register_buffer("mean", torch.zeros(observation_dim) if mean is None else mean.clone())
         self.register_buffer("std", torch.ones(observation_dim) if std is None else torch.where(std > 0, std, 1.0))
 
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """(O,)."""
+        return tuple(self.mean.shape)
+
     def forward(self, observation: Tensor) -> Tensor:
         """Return features (\\*batch, O)."""
         return (observation - self.mean) / self.std
@@ -70,6 +85,9 @@ class Agent:
     then moves the targets towards the *updated* networks, as HiccupRL/MeanFlowQL does. With
     `target_update="before_step"` they follow the networks from before the step, as in seohongpark/fql.
 
+    Observations that are vectors are encoded before the update. Images are augmented and encoded within it, by encoders
+    that are part of policy and critic (`OwnEncoders`), so each loss trains the encoders of its own part.
+
     With `policy_every` = d only every d-th update is such a full one; the others train the critic alone and leave all
     targets (TD3, arXiv:1802.09477).
 
@@ -78,12 +96,14 @@ class Agent:
     Args:
         policy: with its head.
         critic: or None for a policy that needs none.
-        encoder: observations to features.
+        encoder: observations to features; `OwnEncoders` for images.
         config: optimisers.
         action_dim: A, of one action of the environment.
         action_chunk: h, the actions of one decision; head and critic see them as one action of h A numbers.
         total_steps: planned number of updates, the horizon of schedules.
         pretrain_steps: the first so many updates fit the head only.
+        frame_stack: how many of an episode's latest observations are seen together as one.
+        crops: augmentation of images; None for none.
         seed: of the generators for training noise, validation and acting.
         device: where everything lives.
     """
@@ -92,13 +112,15 @@ class Agent:
         self,
         policy: Policy,
         critic: Critic | None,
-        encoder: ObservationEncoder,
+        encoder: ObservationEncoder | OwnEncoders,
         *,
         config: AgentConfig,
         action_dim: int,
         action_chunk: int = 1,
         total_steps: int,
         pretrain_steps: int = 0,
+        frame_stack: int = 1,
+        crops: Crops | None = None,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ):
@@ -109,6 +131,9 @@ class Agent:
         self.policy = policy.to(self.device)
         self.critic = critic.to(self.device) if critic is not None and policy.needs_critic else None
         self.encoder = encoder.to(self.device)
+        self.images = isinstance(encoder, OwnEncoders)
+        self.frame_stack = frame_stack
+        self.crops = crops
         self.action_dim = action_dim
         self.action_chunk = action_chunk
         self.pretrain_steps = pretrain_steps
@@ -127,11 +152,17 @@ class Agent:
         self._update = self._full_update
         self._pretrain = self._pretrain_update
         self._delayed = self._critic_update
+        self._valued = self._critic_and_target_update
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one observation: (O,), or (H, W, C) of images; the last counts all frames of a stack."""
+        return self.encoder.observation_shape
 
     @property
     def observation_dim(self) -> int:
-        """Width of one observation."""
-        return self.encoder.mean.shape[0]
+        """Width of one observation that is a vector."""
+        return self.observation_shape[0]
 
     @property
     def discount(self) -> float:
@@ -140,14 +171,16 @@ class Agent:
 
     # Learning
 
-    def update(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def update(self, batch: Mapping[str, Tensor], *, with_policy: bool = True) -> dict[str, Tensor]:
         """Do one update.
 
         Args:
             batch: "observations" (B, O), "actions" (B, A), "next_observations" (B, O), "rewards" (B,), "masks" (B,);
                 optionally "discounts" (B,), discount^n of n-step returns, and "next_actions" (B, A), the dataset's
                 actions at the next observations. With action chunks, actions are (B, h, A) and rewards sum h steps.
-                Tensors or arrays.
+                Tensors or arrays; images are (B, H, W, C), from 0 to 255, best as uint8.
+            with_policy: false trains the critic alone; its target follows (several critic updates per policy update,
+                as in RLPD, arXiv:2302.02948). Without a critic nothing is learned then.
 
         Returns:
             Detached 0-d tensors: "critic/...", "policy/...". Reading them waits for the device.
@@ -155,16 +188,19 @@ class Agent:
         Raises:
             ShapeError: for a missing key or an array of another shape, naming both shapes.
         """
-        return self.update_with_draws(self.encode(batch), self.draw(len(batch["observations"])))
+        encoded = self.encode(batch)
+        return self.update_with_draws(encoded, self.draw(len(batch["observations"])), with_policy=with_policy)
 
     def draw(self, n: int) -> dict[str, Any]:
         """Draw every random number of one update on n rows from the training generator."""
         return self._draw(n, self.generators["training"])
 
-    def update_with_draws(self, batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
+    def update_with_draws(self, batch: Batch, draws: dict[str, Any], *, with_policy: bool = True) -> dict[str, Tensor]:
         """Do one update whose randomness is given: a deterministic function of parameters, state and arguments."""
         if self.step < self.pretrain_steps:
             update = self._pretrain
+        elif not with_policy:
+            update = self._valued
         elif (self.step + 1) % self.config.policy_every:
             update = self._delayed
         else:
@@ -181,13 +217,14 @@ class Agent:
         Returns:
             The scalar losses by part ("policy", "critic"), the metrics, and the policy's new explicit state.
         """
-        fit = self.policy.loss(batch, self.critic, draws["policy"], self.state)
+        for_policy, for_critic = self._see(batch, draws)
+        fit = self.policy.loss(for_policy, self.critic, draws["policy"], self.state)
         losses, metrics = (
             {"policy": fit.loss},
             {f"policy/{name}": value for name, value in fit.metrics.items()},
         )
         if self.critic is not None:
-            value = self.critic.loss(batch, self.policy, draws["critic"])
+            value = self.critic.loss(for_critic, self.policy, draws["critic"])
             losses["critic"] = value.loss
             metrics |= {f"critic/{name}": metric for name, metric in value.metrics.items()}
         return losses, metrics, fit.state
@@ -207,8 +244,11 @@ class Agent:
         return self.losses(encoded, self._draw(len(encoded.features), self.generators["validation"]))[1]
 
     def encode(self, batch: Mapping[str, Any]) -> Batch:
-        """Check a mapping of arrays and turn it into a `Batch` on the device."""
-        observations = self._tensor(batch, "observations", (-1, self.observation_dim))
+        """Check a mapping of arrays and turn it into a `Batch` on the device.
+
+        Images stay images, in place of features: their encoders learn, so the losses encode them.
+        """
+        observations = self._tensor(batch, "observations", (-1, *self.observation_shape))
         n = len(observations)
         rewards = self._tensor(batch, "rewards", (n,))
         discounts = (
@@ -216,11 +256,12 @@ class Agent:
             if "discounts" in batch
             else torch.full_like(rewards, self.discount**self.action_chunk)
         )
+        next_observations = self._tensor(batch, "next_observations", (n, *self.observation_shape))
         return Batch(
-            features=self.encoder(observations),
+            features=observations if self.images else self.encoder(observations),
             actions=self._actions(batch, "actions", n),
             rewards=rewards,
-            next_features=self.encoder(self._tensor(batch, "next_observations", (n, self.observation_dim))),
+            next_features=next_observations if self.images else self.encoder(next_observations),
             masks=self._tensor(batch, "masks", (n,)),
             discounts=discounts,
             next_actions=self._actions(batch, "next_actions", n) if "next_actions" in batch else None,
@@ -230,17 +271,21 @@ class Agent:
         """Compile the update as one region; falls back to eager, with a warning, where that is not possible."""
         self._update = compile_update(self._full_update)
         self._delayed = compile_update(self._critic_update)
+        self._valued = compile_update(self._critic_and_target_update)
 
     # Acting
 
     @torch.no_grad()
-    def act(self, observation: np.ndarray, generator: Generators = None) -> np.ndarray:
+    def act(
+        self, observation: np.ndarray, generator: Generators = None, *, temperature: float | None = None
+    ) -> np.ndarray:
         """Choose actions.
 
         Args:
-            observation: (O,) or (n, O).
+            observation: (O,) or (n, O); images (H, W, C) or (n, H, W, C).
             generator: the source of noise: one for all rows, or one per row (each row's action then does not depend
                 on the other rows); by default the agent's own.
+            temperature: factor on the noise in place of `policy.temperature`, for exploring.
 
         Returns:
             (A,) or (n, A) float32, within [-1, 1]; with action chunks (h, A) or (n, h, A), the next h actions in order.
@@ -248,17 +293,20 @@ class Agent:
         Raises:
             ShapeError: if the observation has another width or more than two axes.
         """
-        array = np.asarray(observation, dtype=np.float32)
-        single = array.ndim == 1
+        array = np.asarray(observation)
+        array = array.astype(np.uint8 if self.images and array.dtype == np.uint8 else np.float32, copy=False)
+        shape = self.observation_shape
+        single = array.ndim == len(shape)
         rows = array[None] if single else array
-        if rows.ndim != 2 or rows.shape[1] != self.observation_dim:
+        if rows.ndim != len(shape) + 1 or rows.shape[1:] != shape:
+            wanted = ", ".join(map(str, shape))
             raise ShapeError(
-                f"The observation has shape {array.shape}; this agent takes ({self.observation_dim},) "
-                f"or (n, {self.observation_dim}). Was it trained on another task?"
+                f"The observation has shape {array.shape}; this agent takes ({wanted}{',' * (len(shape) == 1)}) "
+                f"or (n, {wanted}). Was it trained on another task?"
             )
         features = self.encoder(torch.from_numpy(rows).to(self.device))
         noise = self._acting_noise(len(rows), generator)
-        actions = self.policy.act(features, noise, self.critic).cpu().numpy()
+        actions = self.policy.act(features, noise, self.critic, temperature=temperature).cpu().numpy()
         if self.action_chunk > 1:
             actions = actions.reshape(-1, self.action_chunk, self.action_dim)
         return actions[0] if single else actions
@@ -328,17 +376,48 @@ class Agent:
         """The update between two of a delayed policy."""
         metrics, gradients = {}, {}
         if self.critic is not None:
-            value = self.critic.loss(batch, self.policy, draws["critic"])
+            value = self.critic.loss(self._see(batch, draws)[1], self.policy, draws["critic"])
             metrics = {f"critic/{name}": metric for name, metric in value.metrics.items()}
             gradients = self.gradients({"critic": value.loss})
         if self.config.resting_policy == "zero_gradient":
             gradients["policy"] = tuple(torch.zeros_like(one) for one in self.policy_optimizer.parameters)
         return metrics | self._step(gradients, {})
 
+    def _critic_and_target_update(self, batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
+        """The update of the critic and its target, with the policy as it is."""
+        if self.critic is None:
+            return self._step({}, {})
+        value = self.critic.loss(self._see(batch, draws)[1], self.policy, draws["critic"])
+        metrics = {f"critic/{name}": metric for name, metric in value.metrics.items()}
+        gradients = self.gradients({"critic": value.loss})
+        if self.config.target_update == "before_step":
+            self.critic.update_targets()
+        metrics |= self._step(gradients, {})
+        if self.config.target_update == "after_step":
+            self.critic.update_targets()
+        return metrics
+
     def _pretrain_update(self, batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
-        fit = self.policy.pretrain_loss(batch, draws["policy"])
+        fit = self.policy.pretrain_loss(self._see(batch, draws)[0], draws["policy"])
         metrics = {f"policy/{name}": value for name, value in fit.metrics.items()}
         return metrics | self._step(self.gradients({"policy": fit.loss}), {})
+
+    def _see(self, batch: Batch, draws: dict[str, Any]) -> tuple[Batch, Batch]:
+        """The batch as the policy's and as the critic's loss see it: images augmented as drawn, and encoded."""
+        if not isinstance(self.encoder, OwnEncoders):
+            return batch, batch
+        images, next_images = batch.features, batch.next_features
+        if self.crops is not None:
+            images, next_images = (
+                random_crop(one, draws["crops"], padding=self.crops.padding) for one in (images, next_images)
+            )
+        with torch.no_grad():  # Stop-gradient: the next observation enters targets only.
+            next_features = self.encoder(next_images)
+        for_policy, for_critic = (
+            batch._replace(features=features, next_features=next_features)
+            for features in self.encoder.for_losses(images)
+        )
+        return for_policy, for_critic
 
     def _step(self, gradients: Mapping[str, tuple[Tensor, ...]], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Take the optimisers' steps and replace the explicit state."""
@@ -366,6 +445,8 @@ class Agent:
         draws = {"policy": self.policy.draw(n, generator, progress=progress)}
         if self.critic is not None:
             draws["critic"] = self.critic.draw(n, self.policy, generator)
+        if self.crops is not None:
+            draws["crops"] = draw_crops(n, generator, padding=self.crops.padding, probability=self.crops.probability)
         return draws
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -391,7 +472,9 @@ class Agent:
                 f"The batch has no '{key}'; it holds {', '.join(sorted(batch))}. "
                 "It must hold observations, actions, next_observations, rewards and masks."
             )
-        tensor = torch.as_tensor(batch[key], dtype=torch.get_default_dtype(), device=self.device)
+        kept = self.images and key.endswith("observations")  # images travel as bytes
+        dtype = None if kept else torch.get_default_dtype()
+        tensor = torch.as_tensor(batch[key], dtype=dtype, device=self.device)
         if tensor.ndim != len(shape) or any(
             want not in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
         ):

@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genpolicy.config import RunConfig, compose
+from genpolicy.config import RunConfig, compose, schedule_steps
 from genpolicy.errors import ConfigError
-from genpolicy.registry import CRITICS, HEADS, POLICIES
-from genpolicy.training.agent import Agent, ObservationEncoder
+from genpolicy.networks.encoders import Encoder
+from genpolicy.networks.own_encoders import OwnEncoders
+from genpolicy.registry import CRITICS, ENCODERS, HEADS, POLICIES
+from genpolicy.training.agent import Agent, Crops, ObservationEncoder
 
 
 def make_agent(
@@ -25,10 +27,11 @@ def make_agent(
 
     Args:
         algorithm: a recipe's name or the path of one.
-        observation_shape: (O,), the shape of one observation.
+        observation_shape: shape of one observation, (O,) or of images (H, W, C); with ``data.frame_stack`` that of one
+            frame.
         action_dim: A; actions lie in [-1, 1].
         overrides: as on the command line, ``["head.backbone=mlp", "policy.num_candidates=5"]``. Schedules look at
-            ``trainer.steps``.
+            ``trainer.steps``, or at the online updates if there are no others.
         seed: of the parameters and of all later randomness.
         device: a torch device.
 
@@ -56,38 +59,73 @@ def build_agent(
 
     Args:
         config: the whole configuration.
-        observation_shape: (O,).
+        observation_shape: shape of one frame, (O,) or (H, W, C).
         action_dim: A.
         normalization: mean and standard deviation (O,) of the observations, or None to leave them.
 
     Raises:
-        ConfigError: for parts that do not fit together or observations that are not vectors.
+        ConfigError: for parts that do not fit together or to the observations.
     """
-    if len(observation_shape) != 1 or observation_shape[0] < 1 or action_dim < 1:
-        raise ConfigError(
-            f"observation_shape is {tuple(observation_shape)} and action_dim {action_dim}; "
-            "observations must be vectors of at least one number, (O,), and so must actions."
-        )
+    _check_observations(config, tuple(observation_shape), action_dim)
     device = _device(config.device)
+    *sides, last = observation_shape
+    shape = (*sides, last * config.data.frame_stack)
     with torch.random.fork_rng(devices=[]):  # Initial parameters depend on the seed alone, and no one else's on them.
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed accelerators too
-        sizes = {"feature_dim": observation_shape[0], "action_dim": config.data.action_chunk * action_dim}
-        total_steps = config.trainer.pretrain_steps + config.trainer.steps
+        width = shape[0] if config.encoder is None else _make_encoder(config, shape).feature_dim
+        sizes = {"feature_dim": width, "action_dim": config.data.action_chunk * action_dim}
+        total_steps = schedule_steps(config)
         head = HEADS.create(config.head, **sizes)
         policy = POLICIES.create(config.policy, head=head, total_steps=total_steps)
         critic = None if config.critic is None else CRITICS.create(config.critic, **sizes)
+        encoder: ObservationEncoder | OwnEncoders
+        if config.encoder is None:
+            statistics = (one.repeat(config.data.frame_stack) for one in normalization or ())
+            encoder = ObservationEncoder(width, *statistics)
+        else:
+            seeing = critic if policy.needs_critic else None
+            encoder = OwnEncoders(policy, seeing, lambda: _make_encoder(config, shape), observation_shape=shape)
     return Agent(
         policy,
         critic,
-        ObservationEncoder(observation_shape[0], *(normalization or ())),
+        encoder,
         config=config.agent,
         action_dim=action_dim,
         action_chunk=config.data.action_chunk,
         total_steps=total_steps,
         pretrain_steps=config.trainer.pretrain_steps,
+        frame_stack=config.data.frame_stack,
+        crops=Crops(config.data.crop_padding, config.data.crop_probability) if config.data.crop_probability else None,
         seed=config.seed,
         device=device,
     )
+
+
+def _make_encoder(config: RunConfig, shape: tuple[int, ...]) -> Encoder:
+    assert config.encoder is not None
+    return ENCODERS.create(config.encoder, observation_shape=shape)
+
+
+def _check_observations(config: RunConfig, shape: tuple[int, ...], action_dim: int) -> None:
+    if len(shape) not in (1, 3) or min(shape) < 1 or action_dim < 1:
+        raise ConfigError(
+            f"observation_shape is {shape} and action_dim {action_dim}; observations must be vectors of at least one "
+            "number, (O,), or images, (H, W, C), and actions vectors."
+        )
+    if len(shape) == 3 and config.encoder is None:
+        raise ConfigError(
+            f"Observations are images of shape {shape}, but encoder is null. "
+            f"Choose one: encoder={', encoder='.join(ENCODERS.names())}."
+        )
+    if len(shape) == 3 and config.data.normalize_observations:
+        raise ConfigError(
+            "data.normalize_observations is for vectors; encoders scale images by themselves. Leave it out."
+        )
+    if len(shape) == 1 and (config.encoder is not None or config.data.crop_probability):
+        raise ConfigError(
+            f"Observations are vectors of shape {shape}, but encoder and data.crop_probability are for images. "
+            "Leave them out (encoder=none data.crop_probability=0)."
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -20,18 +20,23 @@ class Settings(Protocol):
         ...
 
     @property
+    def online_steps(self) -> int:
+        """Environment steps of the online phase, which comes last."""
+        ...
+
+    @property
     def log_every(self) -> int:
-        """Updates between two lines of train.jsonl."""
+        """Steps between two lines of train.jsonl."""
         ...
 
     @property
     def eval_every(self) -> int:
-        """Updates between two evaluations."""
+        """Steps between two evaluations."""
         ...
 
     @property
     def checkpoint_every(self) -> int:
-        """Updates between two checkpoints."""
+        """Steps between two checkpoints."""
         ...
 
 
@@ -76,6 +81,23 @@ class Sampler(Stateful, Protocol):
         ...
 
 
+class OnlinePhase(Stateful, Protocol):
+    """The online phase as the loop sees it; it has the loop's agent and sampler."""
+
+    @property
+    def steps(self) -> int:
+        """Environment steps done."""
+        ...
+
+    def advance(self) -> Mapping[str, Tensor]:
+        """Do one environment step and its updates, and return the metrics of the last ones, if any."""
+        ...
+
+    def metrics(self) -> Mapping[str, float]:
+        """What the episodes show."""
+        ...
+
+
 class PolicyEvaluator(Protocol):
     """Scores a policy in the simulator; the result depends on the policy, its own seed and `step` only."""
 
@@ -88,7 +110,7 @@ class Progress(Protocol):
     """Shows how far a run is."""
 
     def update(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Take note of an update and of the metrics logged last; called after each update."""
+        """Take note of a step and of the metrics logged last; called after each step."""
         ...
 
     def evaluation(self, done: int, total: int) -> None:

@@ -9,12 +9,15 @@ from genpolicy.errors import ConfigError
 from genpolicy.training import storage
 from genpolicy.training.run_directory import LogKind, RunDirectory
 
+Phase = Literal["offline", "online"]
+"""Whether the last step was an update on the dataset or a step in the environment."""
+
 
 class Logger(Protocol):
     """Takes the metrics of a step; whoever makes one closes it."""
 
-    def log(self, kind: LogKind, step: int, metrics: Mapping[str, float]) -> None:
-        """Record `metrics` of training or evaluation after `step` updates."""
+    def log(self, kind: LogKind, step: int, metrics: Mapping[str, float], *, phase: Phase = "offline") -> None:
+        """Record `metrics` of training or evaluation after `step` steps, in a phase."""
         ...
 
     def close(self) -> None:
@@ -28,9 +31,9 @@ class JsonlLogger:
     def __init__(self, run: RunDirectory):
         self._run = run
 
-    def log(self, kind: LogKind, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line ``{"step": ..., metric: value, ...}``."""
-        self._run.append(kind, {"step": step, **metrics})
+    def log(self, kind: LogKind, step: int, metrics: Mapping[str, float], *, phase: Phase = "offline") -> None:
+        """Append one line ``{"step": ..., "phase": ..., metric: value, ...}``."""
+        self._run.append(kind, {"step": step, "phase": phase, **metrics})
 
     def close(self) -> None:
         """Close the files."""
@@ -55,7 +58,7 @@ class TensorBoardLogger:
         self._directory = str(run.path / "tensorboard")
         self._writer: Any = None
 
-    def log(self, kind: LogKind, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, kind: LogKind, step: int, metrics: Mapping[str, float], *, phase: Phase = "offline") -> None:
         """Add one scalar a metric; the first call hides the events that a resumed run logs again."""
         if self._writer is None:
             self._writer = self._make(self._directory, purge_step=step)
@@ -114,9 +117,9 @@ class WandbLogger:
         self._wandb.define_metric("step")
         self._wandb.define_metric("*", step_metric="step")
 
-    def log(self, kind: LogKind, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, kind: LogKind, step: int, metrics: Mapping[str, float], *, phase: Phase = "offline") -> None:
         """Send the metrics of a step."""
-        self._wandb.log({**metrics, "step": step})
+        self._wandb.log({**metrics, "step": step, "phase": phase})
 
     def close(self) -> None:
         """Send what is pending and end the W&B run."""

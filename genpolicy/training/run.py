@@ -5,17 +5,22 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from genpolicy.config import RunConfig, from_yaml, to_tree, to_yaml
-from genpolicy.data import BatchSampler, Task, get_task, load_dataset
+from genpolicy.config import RunConfig, from_yaml, offline_steps, online_updates, to_tree, to_yaml, uses_dataset
+from genpolicy.data import BatchSampler, Task, get_task, load_dataset, minari
+from genpolicy.data.d4rl_catalogue import DATASETS
 from genpolicy.data.dataset import TransitionDataset
+from genpolicy.data.files import own_task, with_environment
+from genpolicy.data.replay import EpisodeStore, ReplaySampler
+from genpolicy.data.success_timing import with_success_timing
 from genpolicy.data.tasks import with_legacy_d4rl
-from genpolicy.envs import Evaluator
+from genpolicy.envs import Evaluator, make_env
 from genpolicy.envs.d4rl import require as require_environment
 from genpolicy.errors import CheckpointError, ConfigError, DataError
 from genpolicy.training import checkpoint as checkpoints
@@ -24,8 +29,12 @@ from genpolicy.training.agent import Agent
 from genpolicy.training.assembly import build_agent
 from genpolicy.training.interfaces import Progress
 from genpolicy.training.loggers import JsonlLogger, Logger, TensorBoardLogger, WandbLogger
+from genpolicy.training.online import Interaction, check_spaces
 from genpolicy.training.run_directory import RunDirectory
 from genpolicy.training.trainer import Trainer, TrainResult
+
+if TYPE_CHECKING:
+    import gymnasium
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +59,17 @@ def train(config: RunConfig, *, progress: Progress | None = None) -> tuple[RunDi
     """
     task = _task(config)
     _set_threads(config)
-    train_set, validation_set = load_dataset(task, config.data.dir, path=config.data.path)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     default = Path("runs", Path(config.algorithm).stem, task.name, f"{stamp}-seed{config.seed}")
     path = Path(config.run_dir).expanduser() if config.run_dir else default
-    agent = _agent_for(config, train_set)
-    facts = provenance.collect(train_set.checksum) | {
-        "data": {"observation_shape": list(train_set.observation_shape), "action_dim": train_set.action_dim}
-    }
-    run = RunDirectory.create(path, to_yaml(dataclasses.replace(config, run_dir=str(path))), facts)
-    with _trainer(config, task, agent, run, train_set, validation_set, progress) as trainer:
-        return run, trainer.run()
+    with _open_sources(config, task) as sources:
+        agent = _agent_for(config, sources)
+        facts = provenance.collect(sources.checksum) | {
+            "data": {"observation_shape": list(sources.observation_shape), "action_dim": sources.action_dim}
+        }
+        run = RunDirectory.create(path, to_yaml(dataclasses.replace(config, run_dir=str(path))), facts)
+        with _trainer(config, task, agent, run, sources, progress) as trainer:
+            return run, trainer.run()
 
 
 def resume(config: RunConfig, *, progress: Progress | None = None) -> tuple[RunDirectory, TrainResult]:
@@ -78,16 +87,16 @@ def resume(config: RunConfig, *, progress: Progress | None = None) -> tuple[RunD
     run = RunDirectory.open(Path(config.resume))
     task = _task(config)
     _set_threads(config)
-    train_set, validation_set = load_dataset(task, config.data.dir, path=config.data.path)
-    trained_on = _facts(run)["dataset_sha256"]
-    if train_set.checksum != trained_on:
-        raise DataError(
-            f"The dataset {task.dataset} has sha256 {train_set.checksum}; {run.path} was started with {trained_on}. "
-            "Put that file back (data.dir), or start a new run."
-        )
-    agent = _agent_for(config, train_set)
-    with _trainer(config, task, agent, run, train_set, validation_set, progress) as trainer:
-        return run, trainer.resume()
+    with _open_sources(config, task) as sources:
+        trained_on = _facts(run)["dataset_sha256"]
+        if sources.checksum != trained_on:
+            raise DataError(
+                f"The dataset {task.dataset} has sha256 {sources.checksum}; {run.path} was started with {trained_on}. "
+                "Put that file back (data.dir), or start a new run."
+            )
+        agent = _agent_for(config, sources)
+        with _trainer(config, task, agent, run, sources, progress) as trainer:
+            return run, trainer.resume()
 
 
 def stored_config(path: str | Path, given: RunConfig | None = None, keys: tuple[str, ...] = ()) -> RunConfig:
@@ -158,14 +167,21 @@ def _checkpoint_path(run: RunDirectory, name: str) -> Path:
 
 
 def _task(config: RunConfig) -> Task:
-    if config.task is None:
+    data = config.data
+    if config.task is None and data.path is None:
         raise ConfigError(
-            "No task is given. Name one, as in task=cube-single-play-singletask-v0; `genpolicy list tasks` prints them."
+            "No task is given. Name one, as in task=cube-single-play-singletask-v0; `genpolicy list tasks` prints "
+            "them. For data of your own give data.path."
         )
-    task = get_task(config.task)
-    if config.data.backend == "d4rl":
+    task = own_task(data.path or "") if config.task is None else get_task(config.task)
+    if task.source == "minari":
+        task = minari.prepare(task, data.dir, path=data.path)
+    if data.environment is not None:
+        task = with_environment(task, data.environment)
+    if data.backend == "d4rl":
         task = with_legacy_d4rl(task)
-    if config.trainer.eval_every:
+    task = with_success_timing(task, data.success_timing)
+    if config.trainer.eval_every or config.trainer.online_steps:
         require_environment(task.environment)
     return task
 
@@ -175,15 +191,65 @@ def _set_threads(config: RunConfig) -> None:
         torch.set_num_threads(config.trainer.threads)
 
 
-def _agent_for(config: RunConfig, train_set: TransitionDataset) -> Agent:
-    normalization = train_set.observation_mean_std() if config.data.normalize_observations else None
+@dataclass(frozen=True)
+class _Sources:
+    """Where a run's transitions come from: files, an environment, or both."""
+
+    train_set: TransitionDataset | None
+    validation_set: TransitionDataset | None
+    env: "gymnasium.Env | None"
+    observation_shape: tuple[int, ...]
+    action_dim: int
+
+    @property
+    def checksum(self) -> str | None:
+        """Of the dataset, if there is one."""
+        return None if self.train_set is None else self.train_set.checksum
+
+
+@contextlib.contextmanager
+def _open_sources(config: RunConfig, task: Task) -> Iterator[_Sources]:
+    """Load the dataset and make the environment, where the run needs them."""
+    train_set = validation_set = env = None
+    with contextlib.ExitStack() as stack:
+        if config.trainer.online_steps:  # first: a million updates later would be late for an error
+            if not task.environment:
+                raise ConfigError(
+                    f"The online phase needs an environment, and the data of '{task.name}' name none. "
+                    "Name one (data.environment), or leave trainer.online_steps out."
+                )
+            env = stack.enter_context(contextlib.closing(make_env(task)))
+        if uses_dataset(config):
+            train_set, validation_set = load_dataset(task, config.data.dir, path=config.data.path)
+            shape, action_dim = train_set.observation_shape, train_set.action_dim
+            if env is None and config.trainer.eval_every and task.environment and task.source in ("minari", "file"):
+                # The other loaders know their environments; here data and environment are the user's to match.
+                with contextlib.closing(make_env(task)) as scored:
+                    check_spaces(scored, shape, action_dim, name=task.environment)
+        else:
+            assert env is not None and env.observation_space.shape and env.action_space.shape
+            shape, (action_dim,) = env.observation_space.shape, env.action_space.shape
+        if env is not None and (len(shape) != 1 or config.data.frame_stack > 1):
+            raise ConfigError(
+                f"The online phase is for single state observations; those of '{task.name}' have shape {tuple(shape)}, "
+                f"and data.frame_stack is {config.data.frame_stack}. Leave trainer.online_steps out."
+            )
+        if env is not None:
+            check_spaces(env, shape, action_dim, name=task.environment)
+        yield _Sources(train_set, validation_set, env, shape, action_dim)
+
+
+def _agent_for(config: RunConfig, sources: _Sources) -> Agent:
+    normalization = None
+    if config.data.normalize_observations and sources.train_set is not None:
+        normalization = sources.train_set.observation_mean_std()
     agent = build_agent(
         config,
-        observation_shape=train_set.observation_shape,
-        action_dim=train_set.action_dim,
+        observation_shape=sources.observation_shape,
+        action_dim=sources.action_dim,
         normalization=normalization,
     )
-    updates = config.trainer.pretrain_steps + config.trainer.steps
+    updates = offline_steps(config) + online_updates(config)
     wanted = config.trainer.compile
     if wanted or (wanted is None and updates >= COMPILE_PAYS_AFTER):
         logger.info("The update is compiled (trainer.compile=false turns it off).")
@@ -197,35 +263,54 @@ def _trainer(
     task: Task,
     agent: Agent,
     run: RunDirectory,
-    train_set: TransitionDataset,
-    validation_set: TransitionDataset | None,
+    sources: _Sources,
     progress: Progress | None,
 ) -> Iterator[Trainer]:
     settings = config.trainer
-    batches: dict[str, Any] = {"batch_size": settings.batch_size, "device": agent.device}
     chunk, n_step = config.data.action_chunk, 1 if config.critic is None else config.critic.n_step
-    batches |= {"discount": agent.discount, "n_step": max(n_step, chunk), "action_chunk": chunk}
+    returns: dict[str, Any] = {"device": agent.device, "discount": agent.discount}
+    returns |= {"n_step": max(n_step, chunk), "action_chunk": chunk}
+    batches: dict[str, Any] = returns | {"batch_size": settings.batch_size, "frame_stack": config.data.frame_stack}
+    sampler = None if sources.train_set is None else BatchSampler(sources.train_set, seed=config.seed, **batches)
+    validation = sources.validation_set
+    interaction = None
+    if sources.env is not None:
+        store = EpisodeStore(sources.observation_shape, sources.action_dim, **returns)
+        sampling = config.online.sampling
+        sampler = ReplaySampler(store, sampler, settings.batch_size, sampling=sampling, seed=config.seed)
+        shift = DATASETS[task.dataset].reward_shift if task.dataset in DATASETS else minari.reward_shift(task)
+        interaction = Interaction(
+            agent, sampler, sources.env, config=config.online, reward_shift=shift, seed=config.seed
+        )
+    assert sampler is not None
     with contextlib.ExitStack() as stack:
         loggers = _loggers(config, run)
         for one in loggers:
             stack.callback(one.close)
         evaluator = None
-        if settings.eval_every:
+        if settings.eval_every and not task.environment:
+            logger.warning("The data name no environment: there is no evaluation (data.environment names one).")
+        elif settings.eval_every:
             evaluator = stack.enter_context(
-                Evaluator(task, episodes=settings.eval_episodes, workers=settings.eval_workers, seed=config.seed)
+                Evaluator(
+                    task,
+                    episodes=settings.eval_episodes,
+                    workers=settings.eval_workers,
+                    seed=config.seed,
+                    frame_stack=config.data.frame_stack,
+                )
             )
         yield Trainer(
             agent,
-            BatchSampler(train_set, seed=config.seed, **batches),
+            sampler,
             config=settings,
             run=run,
             loggers=loggers,
             evaluator=evaluator,
-            validation=None
-            if validation_set is None
-            else BatchSampler(validation_set, seed=config.seed + 1, **batches),
+            validation=None if validation is None else BatchSampler(validation, seed=config.seed + 1, **batches),
             metric=f"evaluation/{task.metric}",
             progress=progress,
+            online=interaction,
         )
 
 

@@ -1,8 +1,9 @@
 """The training loop: updates, logs, evaluations and checkpoints, each at its own interval.
 
-A run killed at any moment goes on from its newest checkpoint and ends with the same weights and logs, bit
-for bit: a checkpoint holds everything that the next update depends on, and what was logged after it is
-dropped and made again.
+The loop counts steps: updates on the dataset in the offline phase, steps in the environment, each with its updates,
+in the online phase after it. A run killed at any moment goes on from its newest checkpoint and ends with the same
+weights and logs, bit for bit: a checkpoint holds everything that the next update depends on, the replay included, and
+what was logged after it is dropped and made again.
 """
 
 import logging
@@ -18,8 +19,8 @@ from torch import Tensor
 from genpolicy.errors import CheckpointError, ConfigError, StorageError
 from genpolicy.training import checkpoint, snapshot, storage
 from genpolicy.training.finite import check_losses, check_weights, fetch, on_cpu
-from genpolicy.training.interfaces import PolicyEvaluator, Progress, Sampler, Settings, TrainableAgent
-from genpolicy.training.loggers import Logger
+from genpolicy.training.interfaces import OnlinePhase, PolicyEvaluator, Progress, Sampler, Settings, TrainableAgent
+from genpolicy.training.loggers import Logger, Phase
 from genpolicy.training.run_directory import RunDirectory, RunState
 from genpolicy.training.signals import StopSignals
 
@@ -35,9 +36,9 @@ class TrainResult:
 
     state: Literal["completed", "interrupted"]
     step: int
-    """Updates done, those of earlier sessions included."""
+    """Steps done, those of earlier sessions included."""
     updates: int
-    """Updates done by this call; 0 when the run had been complete before."""
+    """Steps done by this call; 0 when the run had been complete before."""
     last_eval: dict[str, float] | None
     """Metrics of the last evaluation."""
     best: dict[str, Any] | None
@@ -47,20 +48,22 @@ class TrainResult:
 class Trainer:
     """Trains an agent in a run directory.
 
-    At a step where several things are due, their order is: log, evaluation, checkpoint. A checkpoint is
-    written every `checkpoint_every` steps, at each new best evaluation, when stopped, and at the end. SIGINT
-    or SIGTERM ends the run after the current update; a second one raises KeyboardInterrupt.
+    At a step where several things are due, their order is: log, evaluation, checkpoint. The end of each phase is
+    evaluated, and evaluations and logs say which phase the last step belongs to. A checkpoint is written every
+    `checkpoint_every` steps, at each new best evaluation, when stopped, and at the end. SIGINT or SIGTERM ends the run
+    after the current step; a second one raises KeyboardInterrupt.
 
     Args:
         agent: a new agent; `resume` loads its state.
         sampler: batches for training.
-        config: numbers of updates and intervals.
+        config: numbers of steps and intervals.
         run: where logs and checkpoints go.
         loggers: closed by the caller.
         evaluator: closed by the caller; without one nothing is evaluated.
         validation: batches of held-out transitions for the losses under ``validation/``.
         metric: the evaluation's metric that decides which checkpoint is best; larger is better.
-        progress: is told about each update.
+        progress: is told about each step.
+        online: the online phase, which learns from `sampler` too; needed if `config` has online steps.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Trainer:
         validation: Sampler | None = None,
         metric: str = "evaluation/success",
         progress: Progress | None = None,
+        online: OnlinePhase | None = None,
     ):
         self.agent = agent
         self.sampler = sampler
@@ -85,8 +89,10 @@ class Trainer:
         self.validation = validation
         self.metric = metric
         self.progress = progress
-        self.total = config.pretrain_steps + config.steps
-        self._parts = {"agent": agent, "sampler": sampler, "validation": validation}
+        self.online = online
+        self.offline_steps = config.pretrain_steps + config.steps
+        self.total = self.offline_steps + config.online_steps
+        self._parts = {"agent": agent, "sampler": sampler, "validation": validation, "interaction": online}
         self.best: dict[str, Any] | None = None
         self.last_eval: dict[str, float] | None = None
         self._evaluated = 0  # step of the last evaluation
@@ -94,6 +100,16 @@ class Trainer:
         self._saved = (-1, 0)  # step of the newest checkpoint, and of the evaluation that it knows
         self._shown: dict[str, float] = {}  # metrics logged last
         self._stop = StopSignals()
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.agent.step if self.online is None else min(self.agent.step, self.offline_steps) + self.online.steps
+
+    @property
+    def phase(self) -> Phase:
+        """What the last step belongs to."""
+        return "online" if self.step > self.offline_steps else "offline"
 
     def run(self) -> TrainResult:
         """Train from the beginning.
@@ -131,7 +147,7 @@ class Trainer:
                 checkpoint.set_aside_newer(self.directory.checkpoints, path.name)
                 checkpoint.set_best(self.directory.checkpoints, self.best)
                 checkpoint.prune(self.directory.checkpoints)
-                self.directory.truncate_logs(self.agent.step, self._evaluated)
+                self.directory.truncate_logs(self.step, self._evaluated)
             return self._train()
 
     @contextmanager
@@ -148,29 +164,29 @@ class Trainer:
         self.directory.truncate_logs(0)
 
     def _train(self) -> TrainResult:
-        first = self.agent.step
+        first = self.step
         self._began = self._mark = time.perf_counter()
-        self._counted = first
+        self._counted = self.agent.step
         self._status_at = -math.inf
         try:
             with self._stop:
                 state = self._loop()
-            self.directory.set_status(state, self.agent.step)
+            self.directory.set_status(state, self.step)
         except BaseException as error:
             at_once = isinstance(error, KeyboardInterrupt)
             self._report("interrupted" if at_once else "failed", f"{type(error).__name__}: {error}")
             raise
-        return TrainResult(state, self.agent.step, self.agent.step - first, self.last_eval, self.best)
+        return TrainResult(state, self.step, self.step - first, self.last_eval, self.best)
 
     def _loop(self) -> Literal["completed", "interrupted"]:
-        agent, total, every = self.agent, self.total, self.config
-        self._show_status(agent.step)
+        total, every = self.total, self.config
+        self._show_status(self.step)
         self._show_progress()
-        if self._evaluation_due(agent.step):  # the last session stopped before it
+        if self._evaluation_due(self.step):  # the last session stopped before it
             self._evaluate_and_save(save=False)
-        while agent.step < total and not self._stop.requested:
-            metrics = agent.update(self.sampler.sample())
-            step = agent.step
+        while self.step < total and not self._stop.requested:
+            metrics = self._advance()
+            step = self.step
             log = _due(every.log_every, step) or (every.log_every > 0 and step == total)
             evaluate = self._evaluation_due(step)
             save = _due(every.checkpoint_every, step) or step == total
@@ -182,40 +198,48 @@ class Trainer:
             self._show_progress()
             if evaluate or save:
                 self._evaluate_and_save(save)
-        if self._saved != (agent.step, self._evaluated):
+        if self._saved != (self.step, self._evaluated):
             self._save()
-        complete = agent.step >= total and not self._evaluation_due(agent.step)
+        complete = self.step >= total and not self._evaluation_due(self.step)
         return "completed" if complete else "interrupted"
+
+    def _advance(self) -> Mapping[str, Tensor]:
+        if self.step < self.offline_steps:
+            return self.agent.update(self.sampler.sample())
+        assert self.online is not None
+        return self.online.advance()
 
     def _evaluation_due(self, step: int) -> bool:
         if self.evaluator is None or self.config.eval_every <= 0 or step == 0 or step == self._evaluated:
             return False
-        return _due(self.config.eval_every, step) or step == self.total
+        return _due(self.config.eval_every, step) or step in (self.offline_steps, self.total)
 
     def _log(self, step: int, metrics: Mapping[str, Tensor]) -> None:
         values = fetch(metrics)
-        rate = (step - self._counted) / max(time.perf_counter() - self._mark, 1e-9)
+        rate = (self.agent.step - self._counted) / max(time.perf_counter() - self._mark, 1e-9)
         if self.validation is not None:
             losses = fetch(self.agent.evaluate_losses(self.validation.sample()))
             values |= {f"validation/{name}": value for name, value in losses.items()}
+        if self.online is not None:
+            values |= self.online.metrics()
         values |= {"time/updates_per_second": rate, "time/seconds": self._elapsed()}
         for target in self.loggers:
-            target.log("train", step, values)
+            target.log("train", step, values, phase=self.phase)
         self._shown = values
         self._show_status(step)
-        self._counted, self._mark = step, time.perf_counter()
+        self._counted, self._mark = self.agent.step, time.perf_counter()
 
     def _evaluate_and_save(self, save: bool) -> None:
         """Evaluate if due and save; a request to stop leaves the evaluation to the next session."""
         began = time.perf_counter()
-        improved = self._evaluation_due(self.agent.step) and not self._stop.requested and self._evaluate()
+        improved = self._evaluation_due(self.step) and not self._stop.requested and self._evaluate()
         if save or improved:
             self._save()
         self._mark += time.perf_counter() - began  # these seconds are not the updates'
 
     def _evaluate(self) -> bool:
         """Evaluate and log; return whether the score is the best so far."""
-        step = self.agent.step
+        step = self.step
 
         def act(observations: Any, generators: Any) -> Any:
             if self._stop.requested:
@@ -234,7 +258,7 @@ class Trainer:
             raise
         values = {name: float(value) for name, value in metrics.items()}
         for target in self.loggers:
-            target.log("eval", step, values)
+            target.log("eval", step, values, phase=self.phase)
         self.last_eval, self._evaluated = values, step
         if self.metric not in values:
             logger.warning("No best checkpoint: %r is not among the metrics %s.", self.metric, sorted(values))
@@ -246,7 +270,7 @@ class Trainer:
         return True
 
     def _save(self) -> None:
-        step = self.agent.step
+        step = self.step
         tensors = snapshot.gather(self._parts)
         check_weights(step, tensors)
         state = {
@@ -269,9 +293,9 @@ class Trainer:
 
     def _restore(self, tensors: dict[str, Tensor], state: Mapping[str, Any]) -> None:
         snapshot.distribute(tensors, self._parts, config_file=self.directory.path / "config.yaml")
-        if self.agent.step != state["step"]:
+        if self.step != state["step"]:
             raise CheckpointError(
-                f"The checkpoint is of step {state['step']} but its agent of step {self.agent.step}: another "
+                f"The checkpoint is of step {state['step']} but its agent of step {self.step}: another "
                 "agent wrote it. Resume with the code that made the run."
             )
         self.best, self._evaluated, self._seconds = state["best"], state["evaluated"], state["seconds"]
@@ -291,11 +315,11 @@ class Trainer:
 
     def _show_progress(self) -> None:
         if self.progress is not None:
-            self.progress.update(self.agent.step, self.total, self._shown)
+            self.progress.update(self.step, self.total, self._shown)
 
     def _report(self, state: RunState, error: str) -> None:
         try:
-            self.directory.set_status(state, self.agent.step, error)
+            self.directory.set_status(state, self.step, error)
         except StorageError as problem:
             logger.error("The status could not be written either. %s", problem)
 

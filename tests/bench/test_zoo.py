@@ -46,7 +46,7 @@ def failure(recipe: str, seed: int = 0) -> dict[str, Any]:
 class OneStep:
     """Stands in for the evaluator: each episode is one call of the policy and a success."""
 
-    def __init__(self, task: Task, *, episodes: int, workers: int, seed: int):
+    def __init__(self, task: Task, *, episodes: int, workers: int, seed: int, frame_stack: int):
         self.episodes = episodes
 
     def __enter__(self) -> "OneStep":

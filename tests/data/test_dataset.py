@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from genpolicy.data import BatchSampler, TransitionDataset
+from genpolicy.data import BatchSampler, TransitionDataset, _validation
 from genpolicy.data import dataset as dataset_module
 from genpolicy.errors import CheckpointError, ConfigError, DataError
 
@@ -77,6 +77,50 @@ def test_actions_are_clipped_just_inside_the_bounds_or_at_them():
     assert torch.equal(clipped[3:], torch.from_numpy(arrays["actions"][3:]))
     assert TransitionDataset.from_arrays(**arrays, name="toy", clip_actions=False).actions.abs().max() == 1.0
     assert arrays["actions"][2, 0] > 1.0  # the caller's array is left alone
+
+
+def test_actions_are_clipped_in_place_if_they_are_given_away_and_copied_only_if_need_be():
+    arrays = make_arrays()
+    inside = TransitionDataset.from_arrays(**arrays, name="toy").actions.numpy()
+    assert np.shares_memory(inside, arrays["actions"])
+    arrays["actions"][3, 0] = 1.0
+    assert not np.shares_memory(TransitionDataset.from_arrays(**arrays, name="toy").actions.numpy(), arrays["actions"])
+    given = TransitionDataset.from_arrays(**arrays, name="toy", handed_over=True).actions.numpy()
+    assert np.shares_memory(given, arrays["actions"]) and given.max() < 1.0
+
+
+def test_images_stay_bytes():
+    arrays = make_arrays()
+    arrays["observations"] = np.arange(24 * 8, dtype=np.uint8).reshape(24, 2, 4)
+    dataset = TransitionDataset.from_arrays(**arrays, name="toy")
+    assert dataset.observations.dtype == torch.uint8
+    assert np.shares_memory(dataset.observations.numpy(), arrays["observations"])
+    assert BatchSampler(dataset, 5, discount=0.9).sample()["next_observations"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.float64])
+def test_ends_of_episodes_may_be_of_any_number_type(dtype):
+    arrays = make_arrays()
+    arrays["terminals"] = arrays["terminals"].astype(dtype)
+    assert TransitionDataset.from_arrays(**arrays, name="toy").episode_ends.tolist() == [6, 8, 20, 23]
+
+
+def test_checks_in_pieces_report_rows_of_the_whole(monkeypatch):
+    monkeypatch.setattr(_validation, "CHUNK", 5)
+    arrays = make_arrays()
+    arrays["observations"][[4, 9, 17], 1] = np.nan
+    arrays["actions"][[6, 20], 0] = [-2.0, 3.0]
+    arrays["masks"][21] = 0.5
+    arrays["terminals"][-1] = False
+    with pytest.raises(DataError) as error:
+        TransitionDataset.from_arrays(**arrays, name="spoilt")
+    for message in (
+        "observations has NaN or infinite values in rows 4, 9, 17",
+        "actions leave [-1, 1] (up to 3) in rows 6, 20",
+        "masks must be 0 or 1, but is not in row 21",
+        "the last row (23) does not end an episode",
+    ):
+        assert message in str(error.value)
 
 
 def test_mean_and_deviation_are_those_of_the_observations_that_transitions_start_from(monkeypatch):
@@ -221,9 +265,10 @@ def test_n_step_tables_agree_with_a_plain_loop(n_step):
             if arrays["masks"][row + k] == 0:
                 mask = 0.0
                 break
-        assert batch["rewards"][position].item() == pytest.approx(total, rel=1e-6, abs=1e-7)
+        # Summed in double precision in this order and rounded once: the last bit agrees too.
+        assert batch["rewards"][position] == np.float32(total)
         assert batch["masks"][position].item() == mask
-        assert batch["discounts"][position].item() == pytest.approx(discount ** (last - row), rel=1e-7)
+        assert batch["discounts"][position] == np.float32(discount ** (last - row))
         assert batch["next_observations"][position, 0].item() == last
 
 

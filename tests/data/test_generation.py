@@ -121,7 +121,7 @@ def test_noisy_draws_a_noise_level_per_episode():
 def test_published_settings():
     probabilities = {name: recipe.random_action for name, recipe in RECIPES.items() if recipe.random_action}
     assert probabilities["scene-noisy-v0"] == 0.1 and probabilities["puzzle-4x6-noisy-v0"] == 0.2
-    assert len(generatable()) == 8 + 18 and generatable() == sorted(generatable())
+    assert len(generatable()) == 8 + 2 * 18 and generatable() == sorted(generatable())
     steps = {name: recipe.episode_steps for name, recipe in RECIPES.items() if recipe.episode_steps != 1001}
     assert steps == {"pointmaze-giant-navigate-v0": 2001} | {
         f"pointmaze-{size}-stitch-v0": 201 for size in ("medium", "large", "giant", "teleport")
@@ -343,7 +343,7 @@ def test_failed_writes_leave_no_files(tmp_path, monkeypatch):
     [
         ("antmaze-medium-navigate-v0", "policy for the ant.*Download it.*/antmaze-medium-navigate-v0.npz"),
         ("humanoidmaze-giant-stitch-v0", "policy for the humanoid"),
-        ("visual-cube-single-play-v0", "'cube-single-play-v0'"),
+        ("visual-antmaze-medium-navigate-v0", "policy for the ant"),
         ("pointmaze-medium-navigat-v0", "Did you mean 'pointmaze-medium-navigate-v0'"),
     ],
 )

@@ -5,7 +5,6 @@ import os
 import socket
 import urllib.error
 import urllib.request
-import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import ogbench.utils
 import pytest
 import torch
 
-from genpolicy.data import BatchSampler, describe, get_task, load_dataset
+from genpolicy.data import BatchSampler, describe, get_task, load_dataset, npz
 from genpolicy.data import ogbench as source
 from genpolicy.data.dataset import ACTION_EPSILON
 from genpolicy.errors import ConfigError, DataError, StorageError
@@ -105,6 +104,72 @@ def test_transitions_are_those_of_ogbenchs_own_loader(name, make, tmp_path):
     assert_same_as_ogbench(name, tmp_path)
 
 
+def arrays_for(name, rows=60, seed=0):
+    """Random states for a task's simulator, in the first half of the rows with each thing in its place or not."""
+    generator = np.random.default_rng(seed)
+    with source.simulator(get_task(name)) as env:
+        env.reset()
+        inside = env.unwrapped
+        qpos = generator.normal(size=(rows, inside.model.nq)).astype(np.float32)
+        buttons = generator.integers(2, size=(rows, getattr(inside, "_num_buttons", 0)))
+        placed = generator.random((rows, 8)) < 0.7
+        placed[rows // 2 :] = False
+        placed[:5] = True
+        if hasattr(inside, "cur_goal_xy"):
+            first = 15 if "soccer" in name else 0
+            qpos[placed[:, 0], first : first + 2] = np.add(inside.cur_goal_xy, 0.1)
+        else:
+            for cube, target in enumerate(inside._data.mocap_pos[: getattr(inside, "_num_cubes", 0)]):
+                qpos[placed[:, cube], 14 + 7 * cube : 17 + 7 * cube] = target + 0.01
+            if buttons.size:
+                buttons[:5] = inside._target_button_states
+        terminals = np.zeros(rows, bool)
+        terminals[[rows // 3, rows - 1]] = True
+        return {
+            "observations": generator.normal(size=(rows, *env.observation_space.shape)).astype(np.float32),
+            "actions": generator.uniform(-1, 1, size=(rows, *env.action_space.shape)).astype(np.float32),
+            "terminals": terminals,
+            "qpos": qpos,
+            "qvel": np.zeros_like(qpos),
+        } | ({"button_states": buttons} if buttons.size else {})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "antmaze-teleport-explore-singletask-task3-v0",
+        "humanoidmaze-medium-stitch-singletask-task2-v0",
+        "antsoccer-arena-navigate-singletask-v0",
+        "cube-double-noisy-singletask-task4-v0",
+        "puzzle-3x3-play-singletask-task1-v0",
+    ],
+)
+def test_goal_conditioned_data_of_every_kind_are_relabelled_as_ogbench_does(name, tmp_path):
+    write(tmp_path, get_task(name).dataset, lambda seed=0: arrays_for(name, seed=seed))
+    assert_same_as_ogbench(name, tmp_path)
+    dataset, _ = load_dataset(name, tmp_path)
+    assert dataset.masks.unique().tolist() == [0.0, 1.0]
+
+
+def test_rewards_do_not_depend_on_the_pieces_in_which_a_file_is_read(tmp_path, monkeypatch):
+    write(tmp_path)
+    whole, _ = load_dataset(MAZE, tmp_path)
+    monkeypatch.setattr(npz.NpzFile.chunks, "__defaults__", (7,))
+    pieces, _ = load_dataset(MAZE, tmp_path)
+    assert torch.equal(whole.rewards, pieces.rewards) and torch.equal(whole.observations, pieces.observations)
+
+
+def test_arrays_in_columns_and_in_double_precision_are_read(tmp_path, monkeypatch):
+    write(tmp_path / "usual")
+    arrays = maze_arrays()
+    doubles = {key: np.asfortranarray(arrays[key].astype(np.float64)) for key in ("observations", "actions", "qpos")}
+    write(tmp_path / "columns", **doubles)
+    monkeypatch.setattr(npz.NpzFile.chunks, "__defaults__", (50,))
+    (one, _), (other, _) = (load_dataset(MAZE, tmp_path / folder) for folder in ("usual", "columns"))
+    for key in ("observations", "actions", "rewards", "masks"):
+        assert torch.equal(getattr(one, key), getattr(other, key))
+
+
 def test_rewards_are_of_the_rows_own_state(tmp_path):
     write(tmp_path)
     dataset, _ = load_dataset(MAZE, tmp_path)
@@ -124,17 +189,6 @@ def test_loading_leaves_numpys_global_generator_alone(tmp_path):
     assert all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
     np.random.seed(6)
     assert torch.equal(load_dataset(MAZE, tmp_path)[0].rewards, first.rewards)
-
-
-def test_the_simulators_state_is_released_after_labelling(tmp_path):
-    path, task = write(tmp_path), get_task(MAZE)
-    arrays = source.read_arrays(path, source.BASIC_KEYS + source.reward_keys(task))
-    assert set(arrays) == {"observations", "actions", "terminals", "qpos"}
-    qpos = weakref.ref(arrays["qpos"])
-    with source.numpy_generator_kept(), source.simulator(task) as env:
-        dataset = source.label(path, arrays, task, env)
-    assert qpos() is None
-    assert len(dataset) == 400
 
 
 def test_checksum_and_name_are_those_of_the_file(tmp_path):

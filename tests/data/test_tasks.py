@@ -47,15 +47,17 @@ def test_discounts_are_those_of_the_fql_paper(name, discount):
 
 def test_every_published_dataset_has_five_tasks_and_an_alias():
     tasks = ogbench_tasks()
-    assert len({task.name for task in tasks}) == len(tasks) == 6 * 47
-    assert len({task.dataset for task in tasks}) == 47
+    assert len({task.name for task in tasks}) == len(tasks) == 6 * 82
+    assert len({task.dataset for task in tasks}) == 82
+    assert len({task.dataset for task in tasks if task.pixels}) == 35
     assert all(get_task(task.name) is task for task in tasks)
     assert all(get_task(task.alias_of).dataset == task.dataset for task in tasks if task.alias_of)
 
 
-def test_tasks_cover_the_state_environments_of_ogbench_that_have_a_dataset():
-    registered = {name for name in gymnasium.registry if "singletask" in name and "visual" not in name}
-    unpublished = {name for name in registered if name.startswith(("cube-octuple", "humanoidmaze-teleport"))}
+def test_tasks_cover_the_environments_of_ogbench_that_have_a_dataset():
+    registered = {name for name in gymnasium.registry if "singletask" in name}
+    without = ("cube-octuple", "humanoidmaze-teleport", "visual-humanoidmaze-teleport")
+    unpublished = {name for name in registered if name.startswith(without)}
     assert {task.environment for task in ogbench_tasks()} == registered - unpublished
 
 
@@ -105,10 +107,27 @@ def test_an_unknown_name_is_answered_with_the_nearest_one():
     assert "genpolicy list tasks" in str(error.value)
 
 
-def test_a_pixel_task_is_said_to_be_unsupported():
-    with pytest.raises(ConfigError, match="not supported yet") as error:
-        get_task("visual-cube-single-play-singletask-task1-v0")
-    assert "'cube-single-play-singletask-task1-v0'" in str(error.value)
+def test_a_pixel_task_has_the_protocol_of_pixels():
+    task = get_task("visual-antmaze-giant-stitch-singletask-v0")
+    assert task.pixels and not get_task("antmaze-giant-stitch-singletask-v0").pixels
+    assert (task.dataset, task.environment) == ("visual-antmaze-giant-stitch-v0", "visual-antmaze-giant-singletask-v0")
+    assert (task.discount, task.alias_of) == (0.995, "visual-antmaze-giant-stitch-singletask-task1-v0")
+    assert (task.protocol.updates, task.protocol.seeds, task.protocol.online) == (500_000, 4, None)
+
+
+def test_a_data_file_has_an_address():
+    assert get_task("scene-play-singletask-v0").urls == tuple(
+        f"{ogbench.utils.DATASET_URL}/scene-play-v0{split}.npz" for split in ("", "-val")
+    )
+    (url,) = get_task("antmaze-umaze-v2").urls
+    assert url.startswith("http://rail.eecs.berkeley.edu/datasets/offline_rl/") and url.endswith("_sparse_fixed.hdf5")
+
+
+def test_the_protocol_gives_a_run_its_lengths():
+    d4rl = get_task("pen-human-v1").protocol
+    assert d4rl.lengths() == {"steps": 500_000, "eval_every": 100_000, "eval_episodes": 50}
+    assert d4rl.lengths(online=True)["steps"] == 1_000_000
+    assert get_task("visual-scene-play-singletask-task1-v0").protocol.lengths(online=True)["steps"] == 500_000
 
 
 def test_importing_the_data_modules_imports_neither_a_simulator_nor_for_tasks_torch():

@@ -21,6 +21,7 @@ WALL_CLOCK = ("time/", "evaluation/seconds")
 class FakeConfig:
     steps: int = 20
     pretrain_steps: int = 0
+    online_steps: int = 0
     log_every: int = 2
     eval_every: int = 5
     checkpoint_every: int = 4

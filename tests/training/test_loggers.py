@@ -46,10 +46,10 @@ def wandb(monkeypatch):
 def test_jsonl_separates_kinds_and_puts_the_step_first(run):
     logger = JsonlLogger(run)
     logger.log("train", 10, {"policy/loss": 0.5, "bad": float("nan")})
-    logger.log("eval", 20, {"evaluation/success": 1.0})
+    logger.log("eval", 20, {"evaluation/success": 1.0}, phase="online")
     logger.close()
-    assert run.log_file("train").read_text() == '{"step": 10, "policy/loss": 0.5, "bad": "nan"}\n'
-    assert json.loads(run.log_file("eval").read_text()) == {"step": 20, "evaluation/success": 1.0}
+    assert run.log_file("train").read_text() == '{"step": 10, "phase": "offline", "policy/loss": 0.5, "bad": "nan"}\n'
+    assert json.loads(run.log_file("eval").read_text()) == {"step": 20, "phase": "online", "evaluation/success": 1.0}
 
 
 def test_tensorboard_holds_the_scalars_and_a_resumed_run_replaces_later_ones(run):
@@ -80,7 +80,7 @@ def test_wandb_goes_on_in_the_same_run_after_resuming(run, wandb):
         str(run.path),
         {"seed": 1},
     )
-    assert wandb.logged == [{"policy/loss": 0.5, "step": 5}]
+    assert wandb.logged == [{"policy/loss": 0.5, "step": 5, "phase": "offline"}]
     assert (("*",), {"step_metric": "step"}) in wandb.metrics
     assert wandb.finished == 1
 

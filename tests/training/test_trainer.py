@@ -73,7 +73,7 @@ def test_log_lines_hold_losses_validation_and_wall_clock(path, trainer_on):
     trainer_on(path).run()
     line = json.loads((path / "train.jsonl").read_text().splitlines()[0])
     assert line.keys() == {
-        "step", "policy/loss", "policy/weight_norm", "validation/policy/loss",
+        "step", "phase", "policy/loss", "policy/weight_norm", "validation/policy/loss",
         "time/updates_per_second", "time/seconds",
     }  # fmt: skip
     assert line["time/updates_per_second"] > 0 and line["time/seconds"] > 0

@@ -68,7 +68,7 @@ def generate(
         directory: where the files go; made if missing.
         episodes: training episodes; the official sets have between 500 and 5000.
         validation_episodes: default ``episodes // 10``, at least 1.
-        workers: simulator processes; 1 simulates in this process.
+        workers: simulator processes; 1 simulates in this process, where nothing is rendered.
         seed: of the whole dataset, not negative.
         episode_steps: rows per episode, the last of which is a state whose action has no successor. Default:
             as published (1001; 2001 for pointmaze-giant-navigate, 201 for all stitch sets).

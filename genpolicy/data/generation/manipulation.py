@@ -41,7 +41,7 @@ def make_oracles(env: Any, recipe: Recipe) -> dict[str, Any]:
         cube, button = cube_markov.CubeMarkovOracle, button_markov.ButtonMarkovOracle
         drawer, window = drawer_markov.DrawerMarkovOracle, window_markov.WindowMarkovOracle
         options = {"min_norm": MIN_NORM}
-    family = recipe.name.split("-")[0]
+    family = recipe.scene.split("-")[0]
     if family == "cube":
         return {"cube": cube(env=env, **options)}
     if family == "puzzle":
@@ -93,7 +93,7 @@ class ManipulationRollout:
         self.env.np_random = np.random.default_rng(seed)
         while True:
             rows = self._attempt(steps)
-            if self.recipe.environment != "scene-v0" or cube_stays_visible(np.array(rows["qpos"])):
+            if self.recipe.scene != "scene-v0" or cube_stays_visible(np.array(rows["qpos"])):
                 return rows
 
     def _attempt(self, steps: int) -> dict[str, list]:

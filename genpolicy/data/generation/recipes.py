@@ -34,6 +34,16 @@ class Recipe:
     random_action: float = 0.0
     stacking: tuple[float, float] = (0.5, 0.5)
 
+    @property
+    def scene(self) -> str:
+        """The environment's name without how it is observed."""
+        return self.environment.removeprefix("visual-")
+
+    @property
+    def pixels(self) -> bool:
+        """Whether observations are images, which must be rendered."""
+        return self.scene != self.environment
+
 
 _STACKING = {"single": (0.0, 0.0), "double": (0.0, 0.25), "triple": (0.05, 0.35), "quadruple": (0.1, 0.5)}
 
@@ -50,7 +60,9 @@ def _all_recipes() -> dict[str, Recipe]:
     for scene, random_action, stacking in scenes:
         for behaviour, probability in (("play", 0.0), ("noisy", random_action)):
             name = f"{scene}-{behaviour}-v0"
-            recipes.append(Recipe(name, f"{scene}-v0", behaviour, 1001, 0.1, probability, stacking))
+            for prefix in ("", "visual-"):
+                settings = behaviour, 1001, 0.1, probability, stacking
+                recipes.append(Recipe(f"{prefix}{name}", f"{prefix}{scene}-v0", *settings))
     return {recipe.name: recipe for recipe in recipes}
 
 
@@ -65,7 +77,7 @@ def get_recipe(name: str) -> Recipe:
     """
     if name in RECIPES:
         return RECIPES[name]
-    family = name.split("-")[0]
+    family = name.removeprefix("visual-").split("-")[0]
     if family in ("antmaze", "humanoidmaze", "antsoccer"):
         robot = "humanoid" if family == "humanoidmaze" else "ant"
         raise ConfigError(
@@ -73,11 +85,6 @@ def get_recipe(name: str) -> Recipe:
             f"policy for the {robot}, which the ogbench package does not contain. Download it instead: "
             f"{DOWNLOAD_URL}/{name}.npz and {DOWNLOAD_URL}/{name}-val.npz, saved in your data directory "
             "under these names."
-        )
-    if family == "visual":
-        raise ConfigError(
-            f"The dataset '{name}' cannot be generated: datasets of pixels are not supported. Choose the "
-            f"dataset of states, '{name.removeprefix('visual-')}'."
         )
     raise ConfigError(
         f"No dataset called '{name}' can be generated.{suggest(name, RECIPES)} "

@@ -68,15 +68,18 @@ class Simulator:
             steps: rows to collect.
 
         Returns:
-            observations (steps, O), actions (steps, A), qpos and qvel in float32, terminals (steps,) bool,
-            true at the last row, and for scenes with buttons button_states (steps, buttons) int64.
+            observations (steps, O), or uint8 images (steps, H, W, C), actions (steps, A), qpos and qvel in float32,
+            terminals (steps,) bool, true at the last row, and for scenes with buttons button_states (steps, buttons)
+            int64.
         """
         for_numpy, for_env = episode.seeds(seed).spawn(2)
         with numpy_seeded(for_numpy.generate_state(4)):
             rows = self._rollout.episode(steps, int(for_env.generate_state(1)[0]))
         terminals = np.zeros(steps, dtype=bool)
         terminals[-1] = True
-        arrays: dict[str, np.ndarray] = {"observations": np.array(rows.pop("observations"), dtype=np.float32)}
+        observations = np.array(rows.pop("observations"))
+        images = observations.dtype == np.uint8
+        arrays = {"observations": observations if images else observations.astype(np.float32)}
         arrays["actions"] = np.array(rows.pop("actions"), dtype=np.float32)
         arrays["terminals"] = terminals
         for key, values in rows.items():

@@ -306,10 +306,11 @@ def test_a_run_on_pixels_from_end_to_end(cube: Path, tmp_path: Path) -> None:
     assert agent.act(np.zeros((64, 64, 9), np.uint8)).shape == (5,)
 
 
-def test_without_a_renderer_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_renderer_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback\nImportError: no libEGL")
     monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: failed)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     with pytest.raises(GenpolicyError, match=r"egl \(ImportError: no libEGL\).*libegl1 or libosmesa6.*MUJOCO_GL"):
-        generate("visual-cube-single-play-v0", directory="unused", episodes=1)
+        generate("visual-cube-single-play-v0", directory=tmp_path / "data", episodes=1)
+    assert not (tmp_path / "data").exists()

@@ -25,6 +25,7 @@ from genpolicy.data.generation.recipes import RECIPES, get_recipe
 from genpolicy.data.generation.rollout import Episode
 from genpolicy.data.generation.storage import partial_dataset, refuse_existing
 from genpolicy.data.generation.workers import collect
+from genpolicy.envs.rendering import select_renderer
 from genpolicy.errors import ConfigError
 
 __all__ = ["generatable", "generate"]
@@ -80,6 +81,7 @@ def generate(
 
     Raises:
         ConfigError: for a name that cannot be generated or a number out of range.
+        GenpolicyError: if images are to be rendered and nothing here can.
         DataError: if the dataset exists (and `overwrite` is false), if an unfinished one with other settings
             is in the way, if another process is making it, or if a worker process dies.
         StorageError: if a file cannot be written.
@@ -95,6 +97,8 @@ def generate(
     directory = Path(directory).expanduser()
     if not overwrite:
         refuse_existing(directory, name)
+    if recipe.pixels:
+        select_renderer()
 
     settings = {
         **asdict(recipe),

@@ -17,7 +17,6 @@ import numpy as np
 
 from genpolicy.data.generation.recipes import Recipe
 from genpolicy.data.generation.rollout import Episode, Simulator
-from genpolicy.envs.rendering import select_renderer
 from genpolicy.errors import DataError
 
 Finished = Generator[tuple[Episode, dict[str, np.ndarray]], None, None]
@@ -37,15 +36,12 @@ def collect(recipe: Recipe, episodes: Sequence[Episode], *, seed: int, steps: in
             MuJoCo settles on a way to render when it is imported.
 
     Raises:
-        GenpolicyError: if images are to be rendered and nothing here can.
         DataError: if a worker process dies.
         RuntimeError: if the simulation fails in a worker process, with the worker's traceback.
     """
     if not episodes:
         return
-    if recipe.pixels:
-        select_renderer()
-    elif workers == 1:
+    if workers == 1 and not recipe.pixels:
         simulator = Simulator(recipe)
         for episode in episodes:
             yield episode, simulator.collect(episode, seed=seed, steps=steps)

@@ -21,6 +21,7 @@ from genpolicy.errors import ConfigError, GenpolicyError, NonFiniteError, sugges
 
 if TYPE_CHECKING:
     from genpolicy.config import RunConfig
+    from genpolicy.training.trainer import TrainResult
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -88,7 +89,9 @@ def train(
     Exchange parts and set their options: head=gaussian head.backbone=mlp head.backbone.hidden_dims=[256,256]
     critic.q_agg=mean policy.bc_weight=3. `genpolicy train ... --cfg job` shows all keys.
 
-    resume=RUN_DIR goes on with a run exactly where it stopped.
+    seeds=8 makes eight runs, in folders seed0, seed1, ... of run_dir; with vectorize=true they are computed together.
+
+    resume=RUN_DIR goes on with a run, or with all in such a folder, exactly where it stopped.
     """
     config = _configure(overrides or [])
     if cfg is not None:
@@ -98,23 +101,33 @@ def train(
         return
     from genpolicy.config import offline_steps
     from genpolicy.progress import TrainingBar
-    from genpolicy.training.run import resume
+    from genpolicy.training.run import resume, train_seeds
     from genpolicy.training.run import train as train_run
 
     with TrainingBar(offline_steps(config) if config.trainer.online_steps else None) as bar:
-        run, result = (resume if config.resume else train_run)(config, progress=bar)
+        if config.seeds > 1:
+            runs = train_seeds(config, progress=bar)
+        else:
+            runs = [(resume if config.resume else train_run)(config, progress=bar)]
+    for run, result in runs:
+        _print_result(run.path, result)
+    if any(result.state == "interrupted" for _, result in runs):
+        goal, vectorize = runs[0][0].path, " vectorize=true" if config.vectorize else ""
+        goal = f"{goal.parent}{vectorize}" if config.seeds > 1 else str(goal)
+        console.print(f"Go on with: genpolicy train resume={goal}", highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _print_result(path: Path, result: "TrainResult") -> None:
     if result.updates == 0 and result.state == "completed":
-        console.print(f"{run.path} is complete already: {result.step} steps.", highlight=False)
+        console.print(f"{path} is complete already: {result.step} steps.", highlight=False)
     else:
-        console.print(f"{result.state} after {result.step} steps: {run.path}", highlight=False, soft_wrap=True)
+        console.print(f"{result.state} after {result.step} steps: {path}", highlight=False, soft_wrap=True)
     if result.last_eval is not None:
         shown = ("evaluation/success", "evaluation/score", "evaluation/return")
         scores = [f"{name} {result.last_eval[name]:.3g}" for name in shown if name in result.last_eval]
         best = "" if result.best is None else f" (best {result.best['value']:.3g} at step {result.best['step']})"
         console.print(f"last {', '.join(scores)}{best}", highlight=False)
-    if result.state == "interrupted":
-        console.print(f"Go on with: genpolicy train resume={run.path}", highlight=False, soft_wrap=True)
-        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 @app.command()

@@ -119,6 +119,10 @@ class RunConfig(Options):
     task: str | None = option(None, "task: a name of `genpolicy list tasks`")
     preset: Literal["paper", "small", "smoke"] = option("paper", "sizes and lengths: published, laptop, seconds")
     seed: int = option(0, "seed of parameters, data order, noise and evaluation", minimum=0, maximum=2**63 - 1)
+    seeds: int = option(
+        1, "number of runs: one for each of seed, seed + 1, ..., in folders seedN of run_dir", minimum=1
+    )
+    vectorize: bool = option(False, "train the runs of all seeds together, as one batched computation")
     device: str = option("cpu", "torch device")
     run_dir: str | None = option(None, "run directory; null: runs/ALGORITHM/TASK/TIME-seedN")
     resume: str | None = option(None, "run directory to go on with")

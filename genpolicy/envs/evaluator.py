@@ -3,10 +3,10 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
@@ -123,6 +123,43 @@ class Evaluator:
 
         After any exception, KeyboardInterrupt included, the processes are gone; the next call starts new ones.
         """
+        return self.evaluate_all([act], seeds=[self.seed], step=step, progress=progress)[0]
+
+    def evaluate_all(
+        self,
+        acts: "Sequence[Act]",
+        *,
+        seeds: Sequence[int],
+        step: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Evaluation]:
+        """Run all episodes of several policies side by side, in the same simulators.
+
+        Args:
+            acts: the policies.
+            seeds: of each policy's evaluation, in place of the evaluator's; its episodes are those it would meet alone.
+            step: as in `evaluate`.
+            progress: likewise, with the episodes of all policies.
+
+        Returns:
+            The outcomes of each policy; `seconds` is the time of all of them.
+
+        Raises:
+            ShapeError, NonFiniteError, GenpolicyError: as `evaluate` does.
+        """
+        n = len(acts)
+        episodes = [Episode(seed, step, index) for index in range(self.episodes) for seed in seeds]
+
+        def act(seen: np.ndarray, generators: "list[torch.Generator]", asking: np.ndarray) -> list[np.ndarray]:
+            chunks: dict[int, np.ndarray] = {}
+            for policy in np.unique(asking % n):
+                rows = np.flatnonzero(asking % n == policy)
+                actions = check_actions(
+                    acts[policy](seen[rows], [generators[row] for row in rows]), len(rows), action_dim
+                )
+                chunks |= dict(zip(rows.tolist(), actions, strict=True))
+            return [chunks[row] for row in range(len(asking))]
+
         start = time.perf_counter()
         try:
             if self._pool is None:
@@ -130,25 +167,24 @@ class Evaluator:
                     select_renderer()
                 self._pool = SimulatorPool(self.task.environment, slots=self.slots, workers=self.workers)
                 logger.info("Simulators ready after %.1f s", time.perf_counter() - start)
+            action_dim = self._pool.action_dim
             returns, lengths, success = run_episodes(
-                self._pool,
-                act,
-                episodes=self.episodes,
-                seed=self.seed,
-                step=step,
-                frame_stack=self.frame_stack,
-                progress=progress,
+                self._pool, act, episodes, frame_stack=self.frame_stack, progress=progress
             )
         except BaseException:
             self.close()
             raise
-        return Evaluation(
-            returns=returns,
-            lengths=lengths,
-            successes=None if np.isnan(success).any() else success > 0.5,
-            seconds=time.perf_counter() - start,
-            scores=self._scores(returns),
-        )
+        seconds = time.perf_counter() - start
+        return [
+            Evaluation(
+                returns=returns[policy::n],
+                lengths=lengths[policy::n],
+                successes=None if np.isnan(success).any() else success[policy::n] > 0.5,
+                seconds=seconds,
+                scores=self._scores(returns[policy::n]),
+            )
+            for policy in range(n)
+        ]
 
     def _scores(self, returns: np.ndarray) -> np.ndarray | None:
         """Normalised returns, as D4RL (arXiv:2004.07219, section 4) defines them."""
@@ -172,13 +208,22 @@ class Evaluator:
         self.close()
 
 
+class Episode(NamedTuple):
+    """What the seeds of an episode are made of."""
+
+    seed: int
+    """Of the evaluation."""
+    step: int
+    """Optimiser step of the policy."""
+    index: int
+    """Number of the episode within the evaluation."""
+
+
 def run_episodes(
     pool: SimulatorPool,
-    act: "Act",
+    act: "Callable[[np.ndarray, list[torch.Generator], np.ndarray], Iterable[np.ndarray]]",
+    episodes: Sequence[Episode],
     *,
-    episodes: int,
-    seed: int,
-    step: int,
     frame_stack: int = 1,
     progress: Callable[[int, int], None] | None = None,
     on_frame: Callable[[np.ndarray], None] | None = None,
@@ -187,32 +232,31 @@ def run_episodes(
 
     Args:
         pool: the simulators.
-        act: as in :meth:`Evaluator.evaluate`.
-        episodes: number of episodes.
-        seed: seed of the evaluation.
-        step: optimiser step of the policy.
+        act: maps n observations, n generators and the n places (n,) in `episodes` to n chunks (h, A).
+        episodes: what to run.
         frame_stack: as in :class:`Evaluator`.
         progress: as in :meth:`Evaluator.evaluate`.
         on_frame: called with each new frame of a rendering pool.
 
     Returns:
-        Return, length and last reported success (NaN if none), each of shape (episodes,).
+        Return, length and last reported success (NaN if none), one for each episode.
     """
     import torch
 
-    returns, lengths, success = np.zeros(episodes), np.zeros(episodes, np.int64), np.full(episodes, np.nan)
+    total = len(episodes)
+    returns, lengths, success = np.zeros(total), np.zeros(total, np.int64), np.full(total, np.nan)
     generators: dict[int, torch.Generator] = {}
     episode_of = np.full(pool.slots, -1)
     actions = np.zeros((pool.slots, pool.action_dim), np.float32)
     planned: list[list[np.ndarray]] = [[] for _ in range(pool.slots)]  # what is left of each slot's chunk
     frames: list[deque[np.ndarray]] = [deque(maxlen=frame_stack) for _ in range(pool.slots)]
     begun = finished = 0
-    while finished < episodes:
-        free = np.flatnonzero(episode_of < 0)[: episodes - begun]
+    while finished < total:
+        free = np.flatnonzero(episode_of < 0)[: total - begun]
         if len(free):
             seeds: list[int | None] = [None] * pool.slots
             for slot in free:
-                words = np.random.SeedSequence((seed, step, begun)).generate_state(2)
+                words = np.random.SeedSequence(tuple(episodes[begun])).generate_state(2)
                 seeds[slot] = int(words[0])
                 generators[begun] = torch.Generator().manual_seed(int(words[1]))
                 episode_of[slot] = begun
@@ -229,8 +273,8 @@ def run_episodes(
         asking = [slot for slot in slots if not planned[slot]]
         if asking:
             seen = np.stack([np.concatenate(frames[slot], axis=-1) for slot in asking])
-            chunks = act(seen, [generators[episode_of[slot]] for slot in asking])
-            for slot, chunk in zip(asking, _checked(chunks, len(asking), pool.action_dim), strict=True):
+            chunks = act(seen, [generators[episode_of[slot]] for slot in asking], episode_of[asking])
+            for slot, chunk in zip(asking, chunks, strict=True):
                 planned[slot] = list(chunk)
         for slot in slots:
             actions[slot] = planned[slot].pop(0)
@@ -246,11 +290,11 @@ def run_episodes(
             episode_of[done] = -1
             finished += int(done.sum())
             if progress is not None:
-                progress(finished, episodes)
+                progress(finished, total)
     return returns, lengths, success
 
 
-def _checked(actions: np.ndarray, n: int, action_dim: int) -> np.ndarray:
+def check_actions(actions: np.ndarray, n: int, action_dim: int) -> np.ndarray:
     """Chunks of actions (n, h, A), clipped to [-1, 1] as OGBench's reference evaluation does, or an error."""
     actions = np.asarray(actions, np.float32)
     if actions.ndim not in (2, 3) or (actions.shape[0], actions.shape[-1]) != (n, action_dim) or actions.size == 0:

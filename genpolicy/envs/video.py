@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genpolicy.envs.evaluator import run_episodes
+from genpolicy.envs.evaluator import Episode, check_actions, run_episodes
 from genpolicy.envs.rendering import select_renderer
 from genpolicy.envs.simulators import SimulatorPool
 from genpolicy.errors import ConfigError, GenpolicyError, StorageError
@@ -70,7 +70,11 @@ def record_video(
         writer: Any = imageio.get_writer(partial, **options)
         with writer:
             run_episodes(
-                pool, act, episodes=episodes, seed=seed, step=step, frame_stack=frame_stack, on_frame=writer.append_data
+                pool,
+                lambda seen, generators, _: check_actions(act(seen, generators), len(seen), pool.action_dim),
+                [Episode(seed, step, index) for index in range(episodes)],
+                frame_stack=frame_stack,
+                on_frame=writer.append_data,
             )
         partial.replace(path)
     except OSError as error:

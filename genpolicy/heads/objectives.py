@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from genpolicy.errors import ConfigError
 from genpolicy.heads.reformulations import Reformulation
+from genpolicy.networks.layers import jvp
 from genpolicy.registry import Registry
 
 OBJECTIVES: Registry["Objective"] = Registry("objective", "objectives")
@@ -70,7 +70,7 @@ class Field:
 
     def output_and_derivative(self, at: Interval, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Return g and its derivative along (direction, 0, 1), the latter without gradient."""
-        g, dg_dt, *_ = jvp(lambda x_t, t: self.output(x_t, at.r, t), (at.x_t, at.t), (direction, torch.ones_like(at.t)))
+        g, dg_dt = jvp(lambda x_t, t: self.output(x_t, at.r, t), (at.x_t, at.t), (direction, torch.ones_like(at.t)))
         return g, dg_dt.detach()  # Stop-gradient: the tangent only serves the target.
 
 

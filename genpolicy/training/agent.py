@@ -23,6 +23,8 @@ from genpolicy.training.optimizer import Adam, OptimizerConfig
 logger = logging.getLogger(__name__)
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+Losses = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""Scalar losses by part, metrics, and the new explicit state."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Agent:
         device: where everything lives.
     """
 
+    _adam = Adam
+
     def __init__(
         self,
         policy: Policy,
@@ -137,9 +141,10 @@ class Agent:
         self.action_dim = action_dim
         self.action_chunk = action_chunk
         self.pretrain_steps = pretrain_steps
-        self.policy_optimizer = Adam(self.policy, config.policy_optimizer, total_steps=total_steps)
+        adam = self._adam
+        self.policy_optimizer = adam(self.policy, config.policy_optimizer, total_steps=total_steps)
         self.critic_optimizer = (
-            Adam(self.critic, config.critic_optimizer, total_steps=total_steps) if self.critic is not None else None
+            adam(self.critic, config.critic_optimizer, total_steps=total_steps) if self.critic is not None else None
         )
         self.state: dict[str, Tensor] = {"step": torch.tensor(0)} | self.policy.initial_state()
         self.state = {name: value.to(self.device) for name, value in self.state.items()}
@@ -209,16 +214,19 @@ class Agent:
         self.step += 1
         return metrics
 
-    def losses(
-        self, batch: Batch, draws: dict[str, Any]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    def losses(self, batch: Batch, draws: dict[str, Any], state: Mapping[str, Tensor] | None = None) -> Losses:
         """Evaluate both losses at the current parameters.
+
+        Args:
+            batch: from `encode`.
+            draws: from `draw`.
+            state: the explicit state in place of the agent's own.
 
         Returns:
             The scalar losses by part ("policy", "critic"), the metrics, and the policy's new explicit state.
         """
         for_policy, for_critic = self._see(batch, draws)
-        fit = self.policy.loss(for_policy, self.critic, draws["policy"], self.state)
+        fit = self.policy.loss(for_policy, self.critic, draws["policy"], self.state if state is None else state)
         losses, metrics = (
             {"policy": fit.loss},
             {f"policy/{name}": value for name, value in fit.metrics.items()},
@@ -374,11 +382,8 @@ class Agent:
 
     def _critic_update(self, batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
         """The update between two of a delayed policy."""
-        metrics, gradients = {}, {}
-        if self.critic is not None:
-            value = self.critic.loss(self._see(batch, draws)[1], self.policy, draws["critic"])
-            metrics = {f"critic/{name}": metric for name, metric in value.metrics.items()}
-            gradients = self.gradients({"critic": value.loss})
+        losses, metrics, _ = self._critic_losses(batch, draws)
+        gradients = self.gradients(losses)
         if self.config.resting_policy == "zero_gradient":
             gradients["policy"] = tuple(torch.zeros_like(one) for one in self.policy_optimizer.parameters)
         return metrics | self._step(gradients, {})
@@ -387,9 +392,8 @@ class Agent:
         """The update of the critic and its target, with the policy as it is."""
         if self.critic is None:
             return self._step({}, {})
-        value = self.critic.loss(self._see(batch, draws)[1], self.policy, draws["critic"])
-        metrics = {f"critic/{name}": metric for name, metric in value.metrics.items()}
-        gradients = self.gradients({"critic": value.loss})
+        losses, metrics, _ = self._critic_losses(batch, draws)
+        gradients = self.gradients(losses)
         if self.config.target_update == "before_step":
             self.critic.update_targets()
         metrics |= self._step(gradients, {})
@@ -398,9 +402,20 @@ class Agent:
         return metrics
 
     def _pretrain_update(self, batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
+        losses, metrics, _ = self._pretrain_losses(batch, draws)
+        return metrics | self._step(self.gradients(losses), {})
+
+    def _critic_losses(self, batch: Batch, draws: dict[str, Any], _: Any = None) -> Losses:
+        """What `losses` returns, for the critic alone."""
+        if self.critic is None:
+            return {}, {}, {}
+        value = self.critic.loss(self._see(batch, draws)[1], self.policy, draws["critic"])
+        return {"critic": value.loss}, {f"critic/{name}": metric for name, metric in value.metrics.items()}, {}
+
+    def _pretrain_losses(self, batch: Batch, draws: dict[str, Any], _: Any = None) -> Losses:
+        """What `losses` returns, for pretraining the policy."""
         fit = self.policy.pretrain_loss(self._see(batch, draws)[0], draws["policy"])
-        metrics = {f"policy/{name}": value for name, value in fit.metrics.items()}
-        return metrics | self._step(self.gradients({"policy": fit.loss}), {})
+        return {"policy": fit.loss}, {f"policy/{name}": value for name, value in fit.metrics.items()}, {}
 
     def _see(self, batch: Batch, draws: dict[str, Any]) -> tuple[Batch, Batch]:
         """The batch as the policy's and as the critic's loss see it: images augmented as drawn, and encoded."""

@@ -77,9 +77,9 @@ class Adam:
         """
         config = self.config
         gradients = list(gradients)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = self._norm(gradients)
         if config.max_grad_norm is not None:
-            gradients = torch._foreach_mul(gradients, (config.max_grad_norm / norm).clamp(max=1.0))
+            gradients = self._scaled(gradients, (config.max_grad_norm / norm).clamp(max=1.0))
         rate = learning_rate(config, self.count, self.total_steps)
         torch._foreach_lerp_(self.first_moments, gradients, 1 - config.beta1)
         torch._foreach_mul_(self.second_moments, config.beta2)
@@ -96,6 +96,13 @@ class Adam:
         torch._foreach_sub_(self.parameters, changes)
         return {"grad_norm": norm, "learning_rate": rate}
 
+    def _norm(self, gradients: list[Tensor]) -> Tensor:
+        """The global norm."""
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+    def _scaled(self, gradients: list[Tensor], factor: Tensor) -> list[Tensor]:
+        return list(torch._foreach_mul(gradients, factor))
+
     def state(self) -> dict[str, Tensor]:
         """Count and moments by parameter name, not copied."""
         return {"count": self.count} | {
@@ -103,3 +110,14 @@ class Adam:
             for kind, tensors in (("first", self.first_moments), ("second", self.second_moments))
             for name, tensor in zip(self.names, tensors, strict=True)
         }
+
+
+class StackedAdam(Adam):
+    """Adam for n modules at once: every parameter is a stack of theirs, and each has a norm of its own."""
+
+    def _norm(self, gradients: list[Tensor]) -> Float[Tensor, " n"]:
+        norms = [torch.linalg.vector_norm(one.reshape(len(one), -1), dim=1) for one in gradients]
+        return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+    def _scaled(self, gradients: list[Tensor], factor: Float[Tensor, " n"]) -> list[Tensor]:
+        return [one * factor.reshape(-1, *[1] * (one.ndim - 1)) for one in gradients]

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,15 +22,18 @@ from genpolicy.data.success_timing import with_success_timing
 from genpolicy.data.tasks import with_legacy_d4rl
 from genpolicy.envs import Evaluator, make_env
 from genpolicy.envs.d4rl import require as require_environment
-from genpolicy.errors import CheckpointError, ConfigError, DataError
+from genpolicy.errors import CheckpointError, ConfigError, DataError, GenpolicyError
 from genpolicy.training import checkpoint as checkpoints
 from genpolicy.training import provenance
 from genpolicy.training.agent import Agent
+from genpolicy.training.agent_group import AgentGroup
 from genpolicy.training.assembly import build_agent
+from genpolicy.training.group_training import train_together
 from genpolicy.training.interfaces import Progress
 from genpolicy.training.loggers import JsonlLogger, Logger, TensorBoardLogger, WandbLogger
 from genpolicy.training.online import Interaction, check_spaces
 from genpolicy.training.run_directory import RunDirectory
+from genpolicy.training.signals import StopSignals
 from genpolicy.training.trainer import Trainer, TrainResult
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ logger = logging.getLogger(__name__)
 COMPILE_PAYS_AFTER = 10_000
 """Updates from which on `trainer.compile=null` compiles: compiling takes about as long as some thousand updates."""
 
-_MAY_CHANGE_ON_RESUME = ("resume", "run_dir", "logging", "trainer.eval_workers")
+_MAY_CHANGE_ON_RESUME = ("resume", "run_dir", "logging", "trainer.eval_workers", "seeds", "vectorize")
 
 
 def train(config: RunConfig, *, progress: Progress | None = None) -> tuple[RunDirectory, TrainResult]:
@@ -57,6 +60,8 @@ def train(config: RunConfig, *, progress: Progress | None = None) -> tuple[RunDi
     Raises:
         GenpolicyError: for anything the user can mend.
     """
+    if config.seeds > 1:
+        raise ConfigError(f"This is one run, but seeds is {config.seeds}; use train_seeds, or `genpolicy train`.")
     task = _task(config)
     _set_threads(config)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -64,10 +69,7 @@ def train(config: RunConfig, *, progress: Progress | None = None) -> tuple[RunDi
     path = Path(config.run_dir).expanduser() if config.run_dir else default
     with _open_sources(config, task) as sources:
         agent = _agent_for(config, sources)
-        facts = provenance.collect(sources.checksum) | {
-            "data": {"observation_shape": list(sources.observation_shape), "action_dim": sources.action_dim}
-        }
-        run = RunDirectory.create(path, to_yaml(dataclasses.replace(config, run_dir=str(path))), facts)
+        run = _create_run(path, config, sources)
         with _trainer(config, task, agent, run, sources, progress) as trainer:
             return run, trainer.run()
 
@@ -84,32 +86,116 @@ def resume(config: RunConfig, *, progress: Progress | None = None) -> tuple[RunD
         CheckpointError: if no checkpoint can be used.
     """
     assert config.resume is not None
-    run = RunDirectory.open(Path(config.resume))
     task = _task(config)
     _set_threads(config)
     with _open_sources(config, task) as sources:
-        trained_on = _facts(run)["dataset_sha256"]
-        if sources.checksum != trained_on:
-            raise DataError(
-                f"The dataset {task.dataset} has sha256 {sources.checksum}; {run.path} was started with {trained_on}. "
-                "Put that file back (data.dir), or start a new run."
-            )
+        run = _open_run(Path(config.resume), sources, task)
         agent = _agent_for(config, sources)
         with _trainer(config, task, agent, run, sources, progress) as trainer:
             return run, trainer.resume()
 
 
-def stored_config(path: str | Path, given: RunConfig | None = None, keys: tuple[str, ...] = ()) -> RunConfig:
-    """Read the configuration of a run directory, to resume it.
+def train_seeds(config: RunConfig, *, progress: Progress | None = None) -> list[tuple[RunDirectory, TrainResult]]:
+    """Train `config.seeds` runs that differ in their seed alone, or go on with them.
+
+    With `config.vectorize` they are computed together, see `genpolicy.training.group_training`; each run directory is
+    what that of the run alone would be, up to rounding.
 
     Args:
-        path: the run directory.
+        config: with a task; `run_dir` is the folder of the runs, whose directories are called seed0, seed1, ...;
+            `resume` is such a folder, to go on with what is left.
+        progress: is told about each step.
+
+    Returns:
+        The run directories and how the runs ended.
+
+    Raises:
+        GenpolicyError: for anything the user can mend; if single runs fail, after all others have ended.
+    """
+    if config.resume is not None:
+        return _go_on_with_seeds(config, progress)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    default = Path("runs", Path(config.algorithm).stem, _task(config).name, f"{stamp}-seeds")
+    folder = Path(config.run_dir).expanduser() if config.run_dir else default
+    seeds = range(config.seed, config.seed + config.seeds)
+    configs = [
+        dataclasses.replace(config, seed=seed, seeds=1, vectorize=False, run_dir=str(folder / f"seed{seed}"))
+        for seed in seeds
+    ]
+    if not config.vectorize:
+        return [train(one, progress=progress) for one in configs]
+    return _train_group(configs, progress)
+
+
+def seed_directories(folder: str | Path) -> list[Path]:
+    """The run directories that `train_seeds` made in a folder; empty if it is none of its."""
+    found = [path for path in Path(folder).expanduser().glob("seed*") if RunDirectory.exists(path)]
+    return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
+def _go_on_with_seeds(config: RunConfig, progress: Progress | None) -> list[tuple[RunDirectory, TrainResult]]:
+    assert config.resume is not None
+    workers = config.trainer.eval_workers
+    configs = [
+        dataclasses.replace(one, logging=config.logging, trainer=dataclasses.replace(one.trainer, eval_workers=workers))
+        for one in map(stored_config, seed_directories(config.resume))
+    ]
+    if not config.vectorize:
+        return [resume(one, progress=progress) for one in configs]
+    return _train_group(configs, progress)
+
+
+def _train_group(configs: Sequence[RunConfig], progress: Progress | None) -> list[tuple[RunDirectory, TrainResult]]:
+    """Train runs of one configuration but for the seed as a group; those with `resume` go on."""
+    first = configs[0]
+    if first.trainer.online_steps:
+        raise ConfigError(
+            "vectorize=true is for training on a dataset; in the online phase each run has its own environment. "
+            "Leave vectorize or trainer.online_steps out."
+        )
+    task = _task(first)
+    _set_threads(first)
+    going_on = first.resume is not None
+    stop = StopSignals()
+    with _open_sources(first, task) as sources, contextlib.ExitStack() as stack:
+        agents = [_make_agent(config, sources) for config in configs]
+        group = AgentGroup(agents)
+        _compile_if_it_pays(group, first)
+        runs = []
+        for config in configs:
+            path = Path(config.resume or config.run_dir or "")
+            runs.append(_open_run(path, sources, task) if going_on else _create_run(path, config, sources))
+        trainers = [
+            stack.enter_context(
+                _trainer(config, task, agent, run, sources, progress if agent is agents[0] else None, stop=stop)
+            )
+            for config, agent, run in zip(configs, agents, runs, strict=True)
+        ]
+        ends = train_together(trainers, group, stop=stop, resume=going_on)
+    results = [end for end in ends if isinstance(end, TrainResult)]
+    errors = {run.path: end for run, end in zip(runs, ends, strict=True) if isinstance(end, Exception)}
+    if errors:
+        listed = "; ".join(f"{path}: {error}" for path, error in errors.items())
+        raise GenpolicyError(f"{len(errors)} of {len(runs)} runs failed, the others ended as they should. {listed}")
+    return list(zip(runs, results, strict=True))
+
+
+def stored_config(path: str | Path, given: RunConfig | None = None, keys: tuple[str, ...] = ()) -> RunConfig:
+    """Read the configuration of a run directory, or of a folder of `train_seeds`, to resume it.
+
+    Args:
+        path: the run directory or folder.
         given: what the user asked for besides ``resume=``.
         keys: the keys that the user gave.
 
     Raises:
         ConfigError: if a given key differs from the run's: a resumed run goes on as it was started.
     """
+    if not RunDirectory.exists(Path(path)) and (runs := seed_directories(path)):
+        vectorize = given is not None and given.vectorize
+        return dataclasses.replace(
+            stored_config(runs[0], given, keys), resume=str(path), seeds=len(runs), vectorize=vectorize
+        )
     config = from_yaml(RunDirectory.open(Path(path)).config_yaml)
     logging_config, workers = config.logging, config.trainer.eval_workers
     if given is not None:
@@ -239,22 +325,53 @@ def _open_sources(config: RunConfig, task: Task) -> Iterator[_Sources]:
         yield _Sources(train_set, validation_set, env, shape, action_dim)
 
 
+def _create_run(path: Path, config: RunConfig, sources: _Sources) -> RunDirectory:
+    facts = provenance.collect(sources.checksum) | {
+        "data": {"observation_shape": list(sources.observation_shape), "action_dim": sources.action_dim}
+    }
+    return RunDirectory.create(path, to_yaml(dataclasses.replace(config, run_dir=str(path))), facts)
+
+
+def _open_run(path: Path, sources: _Sources, task: Task) -> RunDirectory:
+    """Open the directory of a run to go on with it.
+
+    Raises:
+        DataError: if it was started with other data.
+    """
+    run = RunDirectory.open(path)
+    trained_on = _facts(run)["dataset_sha256"]
+    if sources.checksum != trained_on:
+        raise DataError(
+            f"The dataset {task.dataset} has sha256 {sources.checksum}; {run.path} was started with {trained_on}. "
+            "Put that file back (data.dir), or start a new run."
+        )
+    return run
+
+
 def _agent_for(config: RunConfig, sources: _Sources) -> Agent:
+    agent = _make_agent(config, sources)
+    _compile_if_it_pays(agent, config)
+    return agent
+
+
+def _make_agent(config: RunConfig, sources: _Sources) -> Agent:
     normalization = None
     if config.data.normalize_observations and sources.train_set is not None:
         normalization = sources.train_set.observation_mean_std()
-    agent = build_agent(
+    return build_agent(
         config,
         observation_shape=sources.observation_shape,
         action_dim=sources.action_dim,
         normalization=normalization,
     )
+
+
+def _compile_if_it_pays(learner: Agent | AgentGroup, config: RunConfig) -> None:
     updates = offline_steps(config) + online_updates(config)
     wanted = config.trainer.compile
     if wanted or (wanted is None and updates >= COMPILE_PAYS_AFTER):
         logger.info("The update is compiled (trainer.compile=false turns it off).")
-        agent.compile()
-    return agent
+        learner.compile()
 
 
 @contextlib.contextmanager
@@ -265,6 +382,8 @@ def _trainer(
     run: RunDirectory,
     sources: _Sources,
     progress: Progress | None,
+    *,
+    stop: StopSignals | None = None,
 ) -> Iterator[Trainer]:
     settings = config.trainer
     chunk, n_step = config.data.action_chunk, 1 if config.critic is None else config.critic.n_step
@@ -311,6 +430,7 @@ def _trainer(
             metric=f"evaluation/{task.metric}",
             progress=progress,
             online=interaction,
+            stop=stop,
         )
 
 

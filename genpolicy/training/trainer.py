@@ -9,7 +9,7 @@ what was logged after it is dropped and made again.
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,6 +45,25 @@ class TrainResult:
     """Name, step, metric and value of the best evaluation."""
 
 
+@dataclass(frozen=True)
+class UpdateRequest:
+    """A run asks for the next update of its agent on this batch; the answer is the update's metrics."""
+
+    batch: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """A run asks for an evaluation of its agent at a step; the answer is an `Evaluation`."""
+
+    act: Any
+    step: int
+
+
+Run = Generator[UpdateRequest | EvaluationRequest, Any, TrainResult]
+"""Training in progress: it asks for updates and evaluations one after another, and returns how it ended."""
+
+
 class Trainer:
     """Trains an agent in a run directory.
 
@@ -64,6 +83,7 @@ class Trainer:
         metric: the evaluation's metric that decides which checkpoint is best; larger is better.
         progress: is told about each step.
         online: the online phase, which learns from `sampler` too; needed if `config` has online steps.
+        stop: requests to stop, if several trainers share them.
     """
 
     def __init__(
@@ -79,6 +99,7 @@ class Trainer:
         metric: str = "evaluation/success",
         progress: Progress | None = None,
         online: OnlinePhase | None = None,
+        stop: StopSignals | None = None,
     ):
         self.agent = agent
         self.sampler = sampler
@@ -99,7 +120,7 @@ class Trainer:
         self._seconds = 0.0  # spent by earlier sessions
         self._saved = (-1, 0)  # step of the newest checkpoint, and of the evaluation that it knows
         self._shown: dict[str, float] = {}  # metrics logged last
-        self._stop = StopSignals()
+        self._stop = stop or StopSignals()
 
     @property
     def step(self) -> int:
@@ -119,14 +140,7 @@ class Trainer:
             NonFiniteError: if a loss or a weight is NaN or infinite.
             StorageError: if the disk refuses a write.
         """
-        with self._clean_directory():
-            if checkpoint.names(self.directory.checkpoints):
-                raise ConfigError(
-                    f"{self.directory.path} already holds checkpoints. Go on with them by "
-                    f"resume={self.directory.path}, or choose another run_dir."
-                )
-            self._start_afresh()
-            return self._train()
+        return self._drive(self.begin())
 
     def resume(self) -> TrainResult:
         """Go on from the newest intact checkpoint, or from the beginning if none was written yet.
@@ -138,6 +152,42 @@ class Trainer:
             CheckpointError: if no checkpoint is intact, or it belongs to another configuration.
             ConfigError, NonFiniteError, StorageError: as `run` does.
         """
+        return self._drive(self.go_on())
+
+    def answer(self, request: UpdateRequest | EvaluationRequest) -> Any:
+        """Do what a run asks for."""
+        if isinstance(request, UpdateRequest):
+            return self.agent.update(request.batch)
+        assert self.evaluator is not None
+        progress = None if self.progress is None else self.progress.evaluation
+        return self.evaluator.evaluate(request.act, step=request.step, progress=progress)
+
+    def _drive(self, run: Run) -> TrainResult:
+        try:
+            request = next(run)
+            while True:
+                try:
+                    answer = self.answer(request)
+                except BaseException as error:
+                    request = run.throw(error)
+                else:
+                    request = run.send(answer)
+        except StopIteration as end:
+            return end.value
+
+    def begin(self) -> Run:
+        """`run` as a generator, whose requests the caller answers."""
+        with self._clean_directory():
+            if checkpoint.names(self.directory.checkpoints):
+                raise ConfigError(
+                    f"{self.directory.path} already holds checkpoints. Go on with them by "
+                    f"resume={self.directory.path}, or choose another run_dir."
+                )
+            self._start_afresh()
+            return (yield from self._train())
+
+    def go_on(self) -> Run:
+        """`resume` as a generator, whose requests the caller answers."""
         with self._clean_directory():
             path = checkpoint.latest(self.directory.checkpoints)
             if path is None:
@@ -148,7 +198,7 @@ class Trainer:
                 checkpoint.set_best(self.directory.checkpoints, self.best)
                 checkpoint.prune(self.directory.checkpoints)
                 self.directory.truncate_logs(self.step, self._evaluated)
-            return self._train()
+            return (yield from self._train())
 
     @contextmanager
     def _clean_directory(self) -> Iterator[None]:
@@ -163,29 +213,33 @@ class Trainer:
             raise ConfigError(f"The agent has done {self.agent.step} updates already; a run begins with a new agent.")
         self.directory.truncate_logs(0)
 
-    def _train(self) -> TrainResult:
+    def _train(self) -> Run:
         first = self.step
         self._began = self._mark = time.perf_counter()
         self._counted = self.agent.step
         self._status_at = -math.inf
         try:
             with self._stop:
-                state = self._loop()
+                state = yield from self._loop()
             self.directory.set_status(state, self.step)
         except BaseException as error:
-            at_once = isinstance(error, KeyboardInterrupt)
+            at_once = isinstance(error, KeyboardInterrupt | GeneratorExit)
             self._report("interrupted" if at_once else "failed", f"{type(error).__name__}: {error}")
             raise
         return TrainResult(state, self.step, self.step - first, self.last_eval, self.best)
 
-    def _loop(self) -> Literal["completed", "interrupted"]:
+    def _loop(self) -> Generator[Any, Any, Literal["completed", "interrupted"]]:
         total, every = self.total, self.config
         self._show_status(self.step)
         self._show_progress()
         if self._evaluation_due(self.step):  # the last session stopped before it
-            self._evaluate_and_save(save=False)
+            yield from self._evaluate_and_save(save=False)
         while self.step < total and not self._stop.requested:
-            metrics = self._advance()
+            if self.step < self.offline_steps:
+                metrics = yield UpdateRequest(self.sampler.sample())
+            else:
+                assert self.online is not None
+                metrics = self.online.advance()
             step = self.step
             log = _due(every.log_every, step) or (every.log_every > 0 and step == total)
             evaluate = self._evaluation_due(step)
@@ -197,17 +251,11 @@ class Trainer:
                 self._log(step, metrics)
             self._show_progress()
             if evaluate or save:
-                self._evaluate_and_save(save)
+                yield from self._evaluate_and_save(save)
         if self._saved != (self.step, self._evaluated):
             self._save()
         complete = self.step >= total and not self._evaluation_due(self.step)
         return "completed" if complete else "interrupted"
-
-    def _advance(self) -> Mapping[str, Tensor]:
-        if self.step < self.offline_steps:
-            return self.agent.update(self.sampler.sample())
-        assert self.online is not None
-        return self.online.advance()
 
     def _evaluation_due(self, step: int) -> bool:
         if self.evaluator is None or self.config.eval_every <= 0 or step == 0 or step == self._evaluated:
@@ -229,15 +277,17 @@ class Trainer:
         self._show_status(step)
         self._counted, self._mark = self.agent.step, time.perf_counter()
 
-    def _evaluate_and_save(self, save: bool) -> None:
+    def _evaluate_and_save(self, save: bool) -> Generator[Any, Any, None]:
         """Evaluate if due and save; a request to stop leaves the evaluation to the next session."""
         began = time.perf_counter()
-        improved = self._evaluation_due(self.step) and not self._stop.requested and self._evaluate()
+        improved = False
+        if self._evaluation_due(self.step) and not self._stop.requested:
+            improved = yield from self._evaluate()
         if save or improved:
             self._save()
         self._mark += time.perf_counter() - began  # these seconds are not the updates'
 
-    def _evaluate(self) -> bool:
+    def _evaluate(self) -> Generator[Any, Any, bool]:
         """Evaluate and log; return whether the score is the best so far."""
         step = self.step
 
@@ -246,10 +296,8 @@ class Trainer:
                 raise _EvaluationStopped
             return self.agent.act(observations, generators)
 
-        assert self.evaluator is not None
-        progress = None if self.progress is None else self.progress.evaluation
         try:
-            metrics = self.evaluator.evaluate(act, step=step, progress=progress).metrics()
+            metrics = (yield EvaluationRequest(act, step)).metrics()
         except Exception as error:
             if self._stop.requested:  # Ctrl-C reaches the simulator's processes too, so any error may follow
                 logger.info("Evaluation at step %d was cut short (%r); resuming begins with it.", step, error)

@@ -239,3 +239,16 @@ def test_numbers_out_of_range_are_refused(wrong):
     (name,) = wrong
     with pytest.raises(ConfigError, match=f"{name} must be at least"):
         Evaluator(POINTMAZE, **{"episodes": 1, **wrong})
+
+
+def test_policies_evaluated_together_meet_what_they_would_meet_alone():
+    policies = [maze_solver(0.0), maze_solver(0.5), maze_solver(0.9)]
+    with Evaluator(POINTMAZE, episodes=4, workers=2, seed=9, slots=5) as evaluator:
+        together = evaluator.evaluate_all(policies, seeds=[1, 2, 2], step=100)
+    for policy, seed, found in zip(policies, (1, 2, 2), together, strict=True):
+        with Evaluator(POINTMAZE, episodes=4, workers=1, seed=seed) as evaluator:
+            alone = evaluator.evaluate(policy, step=100)
+        assert np.array_equal(found.returns, alone.returns)
+        assert np.array_equal(found.lengths, alone.lengths)
+        assert np.array_equal(found.successes, alone.successes)
+    assert not np.array_equal(together[1].lengths, together[2].lengths)

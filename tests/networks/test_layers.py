@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from genpolicy.networks.embeddings import SinusoidalTime
-from genpolicy.networks.layers import RMSNorm, join, linear
+from genpolicy.networks.layers import RMSNorm, join, jvp, linear
 from tests.helpers import randomise
 
 
@@ -26,11 +27,23 @@ def test_linear_and_its_derivatives_are_those_of_torch(batch: tuple[int, ...]) -
     results = []
     for layer in (ours, theirs):
         x = torch.linspace(-1, 1, 3).expand(*batch, 3).clone().requires_grad_()
-        output, tangent = torch.func.jvp(layer, (x,), (torch.ones_like(x) + x.detach() ** 2,))
+        derivative = jvp if layer is ours else torch.func.jvp
+        output, tangent = derivative(layer, (x,), (torch.ones_like(x) + x.detach() ** 2,))
         (output.square().sum() + tangent.pow(3).sum()).backward()
-        results.append([output, tangent, layer.weight.grad, layer.bias.grad, x.grad, layer(x)])
+        foreign = torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1]
+        results.append([output, tangent, layer.weight.grad, layer.bias.grad, x.grad, layer(x), foreign])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_a_derivative_costs_two_products() -> None:
+    layer, x = linear(3, 4), torch.ones(5, 3)
+    counted = []
+    for derivative in (jvp, torch.func.jvp):
+        with FlopCounterMode(display=False) as counter:
+            derivative(layer, (x,), (x,))
+        counted.append(counter.get_total_flops() / (2 * 5 * 3 * 4))
+    assert counted == [2, 3]
 
 
 def test_join_concatenates_broadcasts_and_leaves_out_none() -> None:

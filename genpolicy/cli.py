@@ -1,4 +1,4 @@
-"""The command line: ``genpolicy train | evaluate | list | data | demo | toy | zoo``.
+"""The command line: ``genpolicy train | evaluate | export | list | data | demo | toy | zoo``.
 
 Heavy imports stand inside the commands, so that ``--help`` answers at once.
 """
@@ -172,6 +172,21 @@ def evaluate(
     console.print(table)
     if video:
         console.print(f"video: {scores['video']}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run directory of `genpolicy train`.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="File to write, .onnx or .pt2.", show_default=False)],
+    checkpoint: Annotated[str, typer.Option(help="best, last, or a checkpoint's name.")] = "best",
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile a .pt2 for this machine.")] = False,
+) -> None:
+    """Write a trained policy to a file that acts without genpolicy, with onnxruntime or torch alone."""
+    from genpolicy import load_agent
+
+    agent = load_agent(run, checkpoint=checkpoint, device="cpu")
+    path = agent.export(file, "aot_inductor" if compiled else None)
+    console.print(f"{path}: {path.stat().st_size / 1e6:.3g} MB", highlight=False, soft_wrap=True)
 
 
 @app.command("list")

@@ -1,7 +1,7 @@
 """What every generative head promises."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -58,6 +58,14 @@ class GenerativeHead(nn.Module, ABC):
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of the noise that one action needs."""
         return (self.action_dim,)
+
+    @property
+    def noise_law(self) -> tuple[Literal["normal", "uniform"], float]:
+        """What each number of the noise is drawn from, for those who draw it without us.
+
+        Normal with mean 0 and this standard deviation, or uniform between plus and minus this.
+        """
+        return "normal", 1.0
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw what `sample` needs for n actions: (n, \\*noise_shape), on the generator's device."""

@@ -1,7 +1,7 @@
 """MeanFlow: one network evaluation carries noise to an action (arXiv:2505.13447; for policies arXiv:2511.13035)."""
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -117,6 +117,11 @@ class MeanFlowHead(GenerativeHead):
         """Return the output g; with one time r is left out, as it is always 0."""
         times = (r, t) if self.config.two_time else (t,)
         return self.backbone(features, x_t, *times)
+
+    @property
+    def noise_law(self) -> tuple[Literal["normal", "uniform"], float]:
+        """By `noise` and `noise_scale`."""
+        return ("uniform", 1.0) if self.config.noise == "uniform" else ("normal", self.config.noise_scale)
 
     def noise(self, n: int, generator: torch.Generator) -> Float[Tensor, "n A"]:
         """Draw noise for n actions."""

@@ -72,6 +72,7 @@ def check_head(
             checks.batch_axes,
             checks.parameters_learn,
             checks.noise_matters,
+            checks.noise_law,
             checks.round_trip,
             checks.double_precision,
             checks.vmap,
@@ -82,6 +83,10 @@ def check_head(
             checks.two_modes,
         ],
     )
+
+
+LAW_ROWS = 2000
+"""Rows of noise whose moments are compared with its law."""
 
 
 class _HeadChecks:
@@ -176,6 +181,25 @@ class _HeadChecks:
             (gradient,) = torch.autograd.grad(sampled.square().sum(), noise, allow_unused=True)
             require(gradient is not None and gradient.any(), "no gradient flows from the sample to its noise.")
             require(gradient.isfinite().all(), "the gradient of the sample in its noise is NaN or infinite.")
+
+    def noise_law(self) -> None:
+        """noise_law tells what noise draws"""
+        head = self.make()
+        law, scale = head.noise_law
+        numbers = self.noise(head, LAW_ROWS).flatten().double() / scale
+        n, (variance, tail) = len(numbers), {"normal": (1.0, 3.0), "uniform": (1 / 3, 9 / 5)}[law]
+        # Mean, second and fourth moment lie within 6 standard deviations of theirs.
+        for power, expected, spread in (
+            (1, 0.0, variance),
+            (2, variance, (tail - 1) * variance**2),
+            (4, tail * variance**2, {"normal": 96.0, "uniform": 16 / 225}[law]),
+        ):
+            found = numbers.pow(power).mean().item()
+            require(
+                abs(found - expected) < 6 * (spread / n) ** 0.5,
+                f"noise_law is ({law!r}, {scale}), but the mean of (noise / {scale})^{power} is {found:.3g}, "
+                f"not {expected:.3g}; let noise_law say what noise draws.",
+            )
 
     def round_trip(self) -> None:
         """state_dict holds all that loss and sample depend on"""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -318,6 +319,27 @@ class Agent:
         if self.action_chunk > 1:
             actions = actions.reshape(-1, self.action_chunk, self.action_dim)
         return actions[0] if single else actions
+
+    def export(self, path: str | Path, format: Literal["onnx", "torch_export", "aot_inductor"] | None = None) -> Path:
+        """Write the policy to a file that acts without this library.
+
+        The file is a function of `observation` (n, O) and `noise` (n, N, ...) that returns `action`, as `act` does:
+        normalisation, temperature, ranking of candidates and clipping included. What to draw the noise from, and all
+        shapes, it says itself (metadata ``genpolicy.json``); zero noise is the deterministic policy of a Gaussian head.
+
+        Args:
+            path: its directory is made if it is missing.
+            format: "onnx" (for onnxruntime; ends in .onnx), "torch_export" (for `torch.export.load`) or
+                "aot_inductor" (compiled for this machine, for `torch._inductor.aoti_load_package`; both .pt2). By
+                default that of the file's suffix: .onnx, or torch_export for .pt2.
+
+        Raises:
+            ConfigError: for another suffix or format.
+            GenpolicyError: if a package for ONNX is missing.
+        """
+        from genpolicy.training.export import export
+
+        return export(self, path, format)
 
     def _acting_noise(self, n: int, generator: Generators) -> Tensor:
         if generator is None:

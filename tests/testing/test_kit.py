@@ -79,6 +79,11 @@ class GradientInMetrics(GaussianHead):
         return loss._replace(metrics={"nll": loss.per_sample.mean()})
 
 
+class LoudNoise(GaussianHead):
+    def noise(self, n: int, generator: torch.Generator) -> Tensor:
+        return 1.2 * super().noise(n, generator)
+
+
 class OneMode(GaussianHead):
     unimodal = False
 
@@ -97,6 +102,7 @@ class WrongDensity(GaussianHead):
         (Secretive, "functions of their arguments alone", "two calls with the same arguments: they differ"),
         (Counting, "functions of their arguments alone", "'count' changed"),
         (Idle, "every trainable parameter gets", "no gradient reaches unused; use them, remove them"),
+        (LoudNoise, "noise_law tells what noise draws", r"noise_law is \('normal', 1.0\), but the mean of"),
         (Detached, "samples differ with the noise, differentiably", "no gradient flows from the sample to its noise"),
         (Silent, "samples differ with the noise", "other noise gives the same actions"),
         (SinglePrecision, "sample takes any number of batch axes", "torch.float32, not torch.float64"),

@@ -85,11 +85,12 @@ def _format(path: Path, format: str | None) -> Format:
         return by_suffix[path.suffix]
     if format is None:
         raise ConfigError(f"The file is called '{path.name}'; end its name in .onnx or .pt2, or name a format.")
-    if format not in SUFFIXES:
+    known = next((one for one in SUFFIXES if one == format), None)
+    if known is None:
         raise ConfigError(f"Unknown format '{format}'. There are: {', '.join(SUFFIXES)}.")
-    if path.suffix != SUFFIXES[format]:
-        raise ConfigError(f"Files of format {format} end in {SUFFIXES[format]}, but this one is called '{path.name}'.")
-    return format
+    if path.suffix != SUFFIXES[known]:
+        raise ConfigError(f"Files of format {known} end in {SUFFIXES[known]}, but this one is called '{path.name}'.")
+    return known
 
 
 def _onnx(program: Any, description: str) -> bytes:

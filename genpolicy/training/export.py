@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,7 @@ from genpolicy.training.storage import write_atomic
 if TYPE_CHECKING:
     from genpolicy.training.agent import Agent
 
-Format = Literal["onnx", "torch_export", "aot_inductor"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch_export": ".pt2", "aot_inductor": ".pt2"}
+SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "aot_inductor": ".pt2"}
 METADATA = "genpolicy.json"
 """Name under which a file holds the description of its inputs and outputs."""
 LARGEST_BATCH = 65536
@@ -44,10 +43,10 @@ class Acting(nn.Module):
         return action.reshape(-1, *self.action_shape)
 
 
-def export(agent: "Agent", path: str | Path, format: Format | None = None) -> Path:
+def export(agent: "Agent", path: str | Path, format: str | None = None) -> Path:
     """Write an agent's policy to a file; see `Agent.export`."""
     path = Path(path).expanduser()
-    format = _format(path, format)
+    write = _WRITERS[_format(path, format)]
     acting = Acting(agent)
     observation = torch.zeros(2, *agent.observation_shape, dtype=torch.uint8 if agent.images else torch.float32)
     noise = agent.policy.noise(2, torch.Generator()).transpose(0, 1).contiguous()
@@ -57,7 +56,7 @@ def export(agent: "Agent", path: str | Path, format: Format | None = None) -> Pa
         program = torch.export.export(acting, (observation, noise), dynamic_shapes=axes)
     description = json.dumps(describe(agent))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, _WRITERS[format](program, description))
+    write_atomic(path, write(program, description))
     return path
 
 
@@ -79,18 +78,16 @@ def describe(agent: "Agent") -> dict[str, Any]:
     }
 
 
-def _format(path: Path, format: str | None) -> Format:
+def _format(path: Path, format: str | None) -> str:
     by_suffix = {suffix: name for name, suffix in reversed(SUFFIXES.items())}
-    if format is None and path.suffix in by_suffix:
-        return by_suffix[path.suffix]
-    if format is None:
+    if format is None and path.suffix not in by_suffix:
         raise ConfigError(f"The file is called '{path.name}'; end its name in .onnx or .pt2, or name a format.")
-    known = next((one for one in SUFFIXES if one == format), None)
-    if known is None:
+    format = format or by_suffix[path.suffix]
+    if format not in SUFFIXES:
         raise ConfigError(f"Unknown format '{format}'. There are: {', '.join(SUFFIXES)}.")
-    if path.suffix != SUFFIXES[known]:
-        raise ConfigError(f"Files of format {known} end in {SUFFIXES[known]}, but this one is called '{path.name}'.")
-    return known
+    if path.suffix != SUFFIXES[format]:
+        raise ConfigError(f"Files of format {format} end in {SUFFIXES[format]}, but this one is called '{path.name}'.")
+    return format
 
 
 def _onnx(program: Any, description: str) -> bytes:

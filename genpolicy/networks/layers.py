@@ -48,14 +48,11 @@ class Linear(nn.Linear):
         """Apply the layer to a tensor, or to a dual number of forward-mode differentiation."""
         if not _in_jvp:  # also since `vmap` cannot compile the question whether an input is dual
             return functional.linear(input, self.weight, self.bias)
-        # Dynamo takes torch's global level for a constant, so that a plain forward pass before a `jvp` in one compiled
-        # region would hide the level of the latter: there it is named. In eager mode naming it costs a view.
-        level = 0 if torch.compiler.is_compiling() else None
-        primal, tangent = forward_ad.unpack_dual(input, level=level)
+        primal, tangent = forward_ad.unpack_dual(input, level=_level())
         output = functional.linear(primal, self.weight, self.bias)
         if tangent is None:
             return output
-        return forward_ad.make_dual(output, functional.linear(tangent, self.weight), level=level)
+        return forward_ad.make_dual(output, functional.linear(tangent, self.weight), level=_level())
 
 
 def linear(in_dim: int, out_dim: int, *, scale: float = 1.0) -> Linear:
@@ -68,11 +65,27 @@ def linear(in_dim: int, out_dim: int, *, scale: float = 1.0) -> Linear:
     return layer
 
 
-def join(*parts: Float[Tensor, "*?batch _"] | None) -> Tensor:
+def join(*inputs: Float[Tensor, "*?batch _"] | None) -> Tensor:
     """Concatenate along the last axis, broadcasting the batch axes and leaving out None."""
-    given = [part for part in parts if part is not None]
+    given = [part for part in inputs if part is not None]
     batch = torch.broadcast_shapes(*(part.shape[:-1] for part in given))
-    return torch.cat([part.expand(*batch, part.shape[-1]) for part in given], dim=-1)
+    parts = [part.expand(*batch, part.shape[-1]) for part in given]
+    if not _in_jvp:
+        return torch.cat(parts, dim=-1)
+    # torch's own rule makes tangents without memory for parts that have none, which compiled code may read.
+    duals = [forward_ad.unpack_dual(part, level=_level()) for part in parts]
+    tangents = [torch.zeros_like(primal) if tangent is None else tangent for primal, tangent in duals]
+    joined = torch.cat([primal for primal, _ in duals], dim=-1)
+    return forward_ad.make_dual(joined, torch.cat(tangents, dim=-1), level=_level())
+
+
+def _level() -> int | None:
+    """The level of `jvp`'s dual numbers, as forward_ad wants it.
+
+    Dynamo takes torch's global level for a constant, so that a plain forward pass before a `jvp` in one compiled region
+    would hide the level of the latter: there it is named. In eager mode naming it costs a view.
+    """
+    return 0 if torch.compiler.is_compiling() else None
 
 
 class RMSNorm(nn.Module):

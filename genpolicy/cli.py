@@ -1,4 +1,4 @@
-"""The command line: ``genpolicy train | evaluate | export | list | data | demo | toy | zoo``.
+"""The command line: ``genpolicy train | evaluate | export | list | data | bench | demo | toy | zoo``.
 
 Heavy imports stand inside the commands, so that ``--help`` answers at once.
 """
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from genpolicy.bench.cli import bench_app
 from genpolicy.errors import ConfigError, GenpolicyError, NonFiniteError, suggest
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Generate, inspect, check and convert datasets.")
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 
 class Listing(StrEnum):

@@ -12,9 +12,11 @@ somebody's Hydra application and a part can be exchanged by a later layer.
 """
 
 import dataclasses
+import pickle
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 from genpolicy.compatibility import Parts, check_parts
@@ -23,7 +25,7 @@ from genpolicy.critics.td import TDConfig
 from genpolicy.data.tasks import get_task
 from genpolicy.errors import ConfigError, suggest
 from genpolicy.heads.meanflow import MeanFlowConfig
-from genpolicy.options import Options, describe_type, option, slot
+from genpolicy.options import Options, describe_type, option, slot, type_hints
 from genpolicy.policies.base import PolicyConfig
 from genpolicy.policies.q_gradient import QGradientConfig
 from genpolicy.recipes import Tree, load_recipe, read_yaml, tuned_overrides
@@ -220,24 +222,26 @@ def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
     Raises:
         ConfigError: for text that is not an override, a deletion, or a sweep.
     """
+    return [(parsed.key_or_group.replace("/", "."), parsed.value()) for parsed in map(_parse_override, overrides)]
+
+
+@lru_cache(maxsize=10_000)
+def _parse_override(text: str) -> Any:
+    """Hydra's `Override` of a text; parsing one takes as long as composing a configuration."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    parser = OverridesParser.create()
-    pairs = []
-    for text in overrides:
-        key, _, value = text.partition("=")
-        try:  # the grammar knows no ~, and shells leave it here
-            parsed = parser.parse_override(f"{key}='{value}'" if value.startswith("~/") else text)
-        except HydraException as error:
-            raise ConfigError(
-                f"Cannot read the override '{text}'. Write key=value, as in head.time_steps=50; "
-                "quote a value with special characters: 'key=\"a b\"'."
-            ) from error
-        if parsed.is_delete() or parsed.is_sweep_override():
-            raise ConfigError(f"The override '{text}' deletes or sweeps; give one value: key=value.")
-        pairs.append((parsed.key_or_group.replace("/", "."), parsed.value()))
-    return pairs
+    key, _, value = text.partition("=")
+    try:  # the grammar knows no ~, and shells leave it here
+        parsed = OverridesParser.create().parse_override(f"{key}='{value}'" if value.startswith("~/") else text)
+    except HydraException as error:
+        raise ConfigError(
+            f"Cannot read the override '{text}'. Write key=value, as in head.time_steps=50; "
+            "quote a value with special characters: 'key=\"a b\"'."
+        ) from error
+    if parsed.is_delete() or parsed.is_sweep_override():
+        raise ConfigError(f"The override '{text}' deletes or sweeps; give one value: key=value.")
+    return parsed
 
 
 def build(tree: Mapping[str, Any]) -> RunConfig:
@@ -316,7 +320,12 @@ def store_in_hydra() -> None:
 
 
 def _defaults(cls: type[Options]) -> Tree:
-    return to_tree(cls())
+    return pickle.loads(_pickled_defaults(cls))
+
+
+@cache
+def _pickled_defaults(cls: type[Options]) -> bytes:
+    return pickle.dumps(to_tree(cls()))
 
 
 def _nest(key: str, value: Any) -> Tree:
@@ -381,6 +390,10 @@ def _merge_part(old: Tree | None, registry: Registry, value: Any, path: str) -> 
 
 
 def _build(cls: type[Options], tree: Mapping[str, Any], where: str) -> Any:
+    """Check values and make the dataclass; a group that is built often, as the cells of a suite do, is made once."""
+    known = (cls, repr(tree))
+    if known in _BUILT:
+        return _BUILT[known]
     values = {}
     for field in dataclasses.fields(cls):
         value, path = tree[field.name], f"{where}{field.name}"
@@ -391,11 +404,28 @@ def _build(cls: type[Options], tree: Mapping[str, Any], where: str) -> Any:
         elif isinstance(field.default, Options):
             values[field.name] = _build(type(field.default), value, f"{path}.")
         else:
-            values[field.name] = _coerce(typing.get_type_hints(cls)[field.name], value)
+            values[field.name] = _coerce(type_hints(cls)[field.name], value)
     try:
-        return cls(**values)
+        built = cls(**values)
     except ConfigError as error:
         raise ConfigError(str(error).replace(f"{cls.__name__}.", where)) from error
+    if _is_plain(cls):
+        if len(_BUILT) >= _BUILT_AT_MOST:
+            _BUILT.clear()
+        _BUILT[known] = built
+    return built
+
+
+_BUILT: dict[tuple[type[Options], str], Options] = {}
+_BUILT_AT_MOST = 10_000
+
+
+@cache
+def _is_plain(cls: type[Options]) -> bool:
+    """Whether no part stands in it: its values alone, and not what is registered, say what it is."""
+    fields = dataclasses.fields(cls)
+    groups = (type(field.default) for field in fields if isinstance(field.default, Options))
+    return not any("slot" in field.metadata for field in fields) and all(map(_is_plain, groups))
 
 
 def _coerce(hint: Any, value: Any) -> Any:
@@ -409,4 +439,4 @@ def _coerce(hint: Any, value: Any) -> Any:
 
 
 def _type_of(cls: type[Options], key: str) -> str:
-    return describe_type(typing.get_type_hints(cls)[key])
+    return describe_type(type_hints(cls)[key])

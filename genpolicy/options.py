@@ -8,6 +8,7 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from genpolicy.errors import ConfigError, suggest
@@ -56,9 +57,15 @@ class Options:
     """
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = type_hints(type(self))
         for field in dataclasses.fields(self):
             _check(type(self).__name__, field, hints[field.name], getattr(self, field.name))
+
+
+@cache
+def type_hints(cls: type[Options]) -> dict[str, Any]:
+    """The types of a dataclass's fields; working them out takes longer than checking all values."""
+    return typing.get_type_hints(cls)
 
 
 def _check(owner: str, field: dataclasses.Field, hint: Any, value: Any) -> None:

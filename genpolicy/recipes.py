@@ -1,6 +1,8 @@
 """Recipes: one YAML file per published algorithm, and tuned hyperparameters by task, read as plain values."""
 
 import csv
+import pickle
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -38,7 +40,13 @@ def load_recipe(algorithm: str) -> Tree:
             f"Unknown algorithm '{algorithm}'.{suggest(algorithm, names)} Known: {', '.join(names)}; "
             "or give the path of a recipe that ends in .yaml."
         )
-    return read_yaml(path.read_text(), str(path))
+    return pickle.loads(_pickled(path, path.stat().st_mtime_ns, path.stat().st_size))
+
+
+@cache
+def _pickled(path: Path, modified: int, size: int) -> bytes:
+    """A recipe as it was at that time, for copies that may be changed; parsing takes a hundred times as long."""
+    return pickle.dumps(read_yaml(path.read_text(), str(path)))
 
 
 def read_yaml(text: str, where: str) -> Tree:
@@ -74,8 +82,18 @@ def tuned_rows(task: str, algorithm: str | None = None) -> list[dict[str, str]]:
     path = declarations() / "tuned.csv"
     if not path.is_file():
         return []
+    rows = _rows_by_task(path, path.stat().st_mtime_ns, path.stat().st_size).get(task, [])
+    return [dict(row) for row in rows if algorithm in (None, row["algorithm"])]
+
+
+@cache
+def _rows_by_task(path: Path, modified: int, size: int) -> dict[str, list[dict[str, str]]]:
+    """The rows of the file as it was at that time."""
+    rows: dict[str, list[dict[str, str]]] = {}
     with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["task"] == task and algorithm in (None, row["algorithm"])]
+        for row in csv.DictReader(file):
+            rows.setdefault(row["task"], []).append(row)
+    return rows
 
 
 def tuned_overrides(algorithm: str, task: str, *, online: bool = False) -> list[str]:

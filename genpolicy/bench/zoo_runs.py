@@ -10,19 +10,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 import genpolicy
+from genpolicy.bench.latency import act_seconds
 from genpolicy.bench.scoring import FINAL_STEP
 from genpolicy.config import RunConfig, to_tree
 from genpolicy.data import get_task, load_dataset
 from genpolicy.envs import Evaluator
 from genpolicy.errors import NonFiniteError
-from genpolicy.training.agent import Agent
 from genpolicy.training.run import restore, run_task, train
 from genpolicy.training.storage import to_json, write_atomic
-
-WARM_UP_CALLS, TIMED_CALLS = 20, 200
 
 
 @dataclass(frozen=True)
@@ -131,18 +127,3 @@ def run_job(job: Job, run_dir: Path, data: Path | None) -> dict[str, Any]:
         if agent.critic_optimizer is None
         else sum(one.numel() for one in agent.critic_optimizer.parameters),
     }
-
-
-def act_seconds(agent: Agent, observation: Any) -> float:
-    """Median wall time of one call of `agent.act` on one observation, after a warm-up."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    seconds = []
-    try:
-        for _ in range(WARM_UP_CALLS + TIMED_CALLS):
-            started = time.perf_counter()
-            agent.act(observation)
-            seconds.append(time.perf_counter() - started)
-    finally:
-        torch.set_num_threads(threads)
-    return median(seconds[WARM_UP_CALLS:])

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from genpolicy import cli
-from genpolicy.bench import zoo, zoo_runs
+from genpolicy.bench import latency, zoo, zoo_runs
 from genpolicy.bench.intervals import mean_interval, share_interval
 from genpolicy.bench.zoo_report import describe_data, read_rows, render_tables, summarise
 from genpolicy.bench.zoo_runs import Job, result_file, run_and_store
@@ -76,7 +76,7 @@ def forbid_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_zoo_writes_its_files_and_a_second_call_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zoo_runs, "TIMED_CALLS", 3)
+    monkeypatch.setattr(latency, "TIMED_CALLS", 3)
     monkeypatch.setattr(zoo_runs, "Evaluator", OneStep)
     out, told = tmp_path / "out", []
 

@@ -1,0 +1,108 @@
+"""What every engine does: take the keys of jobs and tell what becomes of each."""
+
+import importlib
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+JOB = "genpolicy.bench.jobs:execute"
+"""What does one job: a function of the results folder and the job's key that returns the job's state."""
+
+PASSING = ("started", "lost")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened to a job.
+
+    Attributes:
+        key: of the job.
+        state: "started"; "lost": its worker died, and the job goes on elsewhere from its checkpoint; else final: what
+            `genpolicy.bench.jobs.execute` returned, "failed" if its worker died once too often.
+        detail: one line about a loss or a failure.
+        where: host and process, or machine.
+    """
+
+    key: str
+    state: str
+    detail: str = ""
+    where: str = ""
+
+    @property
+    def final(self) -> bool:
+        """Whether this call has nothing more to tell of the job."""
+        return self.state not in PASSING
+
+
+class Executor(Protocol):
+    """Somewhere to run jobs."""
+
+    def run(self, out: Path, keys: Sequence[str]) -> Iterator[Event]:
+        """Run the jobs and yield what happens; each key has exactly one final event.
+
+        The first SIGINT or SIGTERM lets the running jobs write a checkpoint; a second one does not wait for them.
+
+        Args:
+            out: the results folder.
+            keys: jobs of its plan, the first ones first.
+
+        Raises:
+            KeyboardInterrupt: after a signal, when everything has stopped and the jobs that ran had their event.
+            ConfigError: if the engine cannot be used so.
+            GenpolicyError: if no worker comes up.
+        """
+        ...
+
+
+class Losses:
+    """Counts the workers that each job has cost, and gives a job up that costs too many.
+
+    Args:
+        out: the results folder.
+        retries: how many times a job is tried again.
+        record: writes down that a job failed; (out, key, error).
+    """
+
+    def __init__(self, out: Path, retries: int, record: Callable[[Path, str, str], None] | None = None):
+        self.out, self.retries = out, retries
+        self._record = record_failure if record is None else record
+        self._lost: Counter[str] = Counter()
+
+    def add(self, key: str, cause: str, where: str = "") -> Event:
+        """Note a loss: the event is "lost" if the job may be tried again, else "failed", and written down."""
+        self._lost[key] += 1
+        if self._lost[key] <= self.retries:
+            return Event(key, "lost", cause, where)
+        times = "" if self._lost[key] == 1 else f" (the last of {self._lost[key]} attempts)"
+        self._record(self.out, key, f"{cause}{times}")
+        return Event(key, "failed", cause, where)
+
+
+def record_failure(out: Path, key: str, error: str) -> None:
+    """Write a job down as failed; see `genpolicy.bench.jobs.record_failure`."""
+    from genpolicy.bench.jobs import record_failure
+
+    record_failure(out, key, error)
+
+
+def load_function(path: str) -> Callable:
+    """Import ``package.module:function``."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def cause_of_death(exit_code: int | None) -> str:
+    """Say how a process ended; a negative code is a signal's."""
+    if exit_code is None:
+        return "the worker is gone"
+    if exit_code >= 0:
+        return f"the worker ended with exit code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    hint = " (perhaps memory ran out)" if name == "SIGKILL" else ""
+    return f"the worker was killed by {name}{hint}"

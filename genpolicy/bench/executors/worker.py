@@ -1,0 +1,89 @@
+"""The process in which `LocalExecutor` runs jobs, one after another: ``python -m genpolicy.bench.executors.worker``.
+
+It obeys a pipe. When the pipe breaks, whoever started it is gone: it stops, with a checkpoint if a job is running.
+"""
+
+import faulthandler
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from genpolicy.bench.executors.base import load_function
+
+READY = "ready"
+BROKEN = "broken"
+"""State of a job that raised an error: something is wrong with the results folder."""
+
+GRACE_SECONDS = 60.0
+"""How long a job may take to write its checkpoint."""
+
+
+def work(connection: Connection, job: str, number: int, threads: int) -> None:
+    """Do what the connection says: (out, key) is a job, None the end.
+
+    Args:
+        connection: to the executor; gets (key, state, detail), and (READY, "", "") first.
+        job: what does a job, as ``module:function``.
+        number: of the worker; it chooses among several GPUs.
+        threads: of arithmetic, for jobs that do not say.
+    """
+    faulthandler.enable()  # a segmentation fault leaves its traceback in the log
+    function = load_function(job)
+    orders: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, orders), daemon=True).start()
+    _choose_gpu(number)
+    connection.send((READY, "", ""))
+    while (order := orders.get()) is not None:
+        out, key = order
+        news = run_job(function, Path(out), key, threads)
+        with suppress(OSError):  # nobody is there any more; the result is in the folder
+            connection.send(news)
+
+
+def run_job(function: Callable[[Path, str], str], out: Path, key: str, threads: int) -> tuple[str, str, str]:
+    """Do one job and return its key, state and, for `BROKEN`, the error."""
+    if (torch := sys.modules.get("torch")) is not None:  # imported with `function`
+        torch.set_num_threads(threads)  # the last job may have chosen another number
+    try:
+        return key, function(out, key), ""
+    except KeyboardInterrupt:
+        return key, "interrupted", ""
+    except Exception as error:
+        traceback.print_exc()
+        return key, BROKEN, f"{type(error).__name__}: {error}"
+
+
+def _listen(connection: Connection, orders: queue.SimpleQueue) -> None:
+    """Pass orders on; at the end of them stop this process, gently first."""
+    order = None
+    while True:
+        try:
+            order = connection.recv()
+        except (EOFError, OSError):
+            order = None
+        orders.put(order)
+        if order is None:
+            break
+    os.kill(os.getpid(), signal.SIGTERM)  # training takes it as a request to save and stop; anything else dies of it
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)
+
+
+def _choose_gpu(number: int) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and (count := torch.cuda.device_count()) > 1:
+        torch.cuda.set_device(number % count)  # what `device=cuda` then means
+
+
+if __name__ == "__main__":
+    descriptor, job, number, threads = sys.argv[1:]
+    os.set_inheritable(int(descriptor), False)  # or a simulator would keep the pipe open
+    work(Connection(int(descriptor)), job, int(number), int(threads))

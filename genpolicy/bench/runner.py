@@ -1,0 +1,190 @@
+"""Running a suite: what is missing, an engine that does it, and what came of it."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from genpolicy.bench.code_version import code_version
+from genpolicy.bench.datasets import Locator, generate_missing
+from genpolicy.bench.executors.base import Event, Executor
+from genpolicy.bench.executors.local import available_cores
+from genpolicy.bench.expansion import expand
+from genpolicy.bench.jobs import Job, execute
+from genpolicy.bench.suite import Suite
+from genpolicy.bench.workspace import RUNNER, Status, Workspace
+from genpolicy.errors import ConfigError
+
+OldResults = Literal["keep", "rerun"]
+KeepRuns = Literal["all", "logs", "none"]
+Progress = Callable[[int, int, str], None]
+_BUSY_SECONDS = 1.0
+
+
+class Observer(Protocol):
+    """Passes events through and looks at them, as `genpolicy.bench.executors.progress.show` does."""
+
+    def __call__(self, events: Iterable[Event], *, total: int, done: int) -> Iterator[Event]:
+        """Yield the events."""
+        ...
+
+
+class InProcess:
+    """Does one job after another in this process."""
+
+    def run(self, out: Path, keys: Sequence[str]) -> Iterator[Event]:
+        """See `genpolicy.bench.executors.base.Executor`."""
+        for key in keys:
+            yield Event(key, "started")
+            state = execute(out, key)
+            yield Event(key, state)
+            if state == "interrupted":
+                raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `run_suite` found and did."""
+
+    path: Path
+    status: Status
+    ran: int
+    """Jobs that ended with a result now."""
+    failures: dict[str, str]
+    """Key -> error of the jobs that have no result because they failed."""
+    missing: dict[str, str]
+    """Task -> how to get its data, of the tasks whose jobs were not run."""
+    interrupted: bool = False
+
+
+def plan_suite(suite: Suite, out: Path, *, data: Path | None = None) -> tuple[list[Job], Locator]:
+    """All jobs of a suite, with the data that are here.
+
+    Args:
+        suite: what to expand.
+        out: the results folder; need not exist.
+        data: directory of datasets; see `genpolicy.bench.datasets.Locator`.
+
+    Raises:
+        ConfigError: if the suite does not fit together.
+    """
+    locator = Locator(data, Path(out) / "data")
+    return expand(suite, locator), locator
+
+
+def run_suite(
+    suite: Suite,
+    out: Path,
+    *,
+    executor: Executor | None = None,
+    retries: int = 1,
+    old_results: OldResults | None = None,
+    data: Path | None = None,
+    generate: bool = False,
+    workers: int | None = None,
+    keep_runs: KeepRuns = "logs",
+    progress: Progress | None = None,
+    observe: Observer | None = None,
+) -> Outcome:
+    """Run the jobs that have no result yet; called again, go on, or do nothing.
+
+    Args:
+        suite: what to run.
+        out: the results folder; made if missing.
+        executor: where to run; by default one job after another in this process.
+        retries: how many times a job that fails is tried again by this call.
+        old_results: what to do with results of other code: ``keep`` them beside new ones, or ``rerun`` them. By
+            default they are kept if nothing is to be added, else refused.
+        data: directory of datasets; by default each source's own, and OUT/data for generated ones.
+        generate: generate data that the suite wants generated and that are missing.
+        workers: simulator processes that generate data; by default as many as there are cores.
+        keep_runs: what to keep of a finished run: ``all``, its ``logs``, or ``none`` of it.
+        progress: called with (done, total, description) while data are generated.
+        observe: sees the events of each round of jobs pass by; called with them and the numbers of all jobs and of
+            those that are done.
+
+    Raises:
+        ConfigError: if the suite does not fit together, the folder is another suite's, another process runs it, or
+            results of other code are there.
+        StorageError: if the disk refuses.
+    """
+    Workspace(out).refuse_foreign(suite.name)
+    jobs, locator = plan_suite(suite, out, data=data)  # a wrong setting ends everything here, before any data are made
+    workspace = Workspace.create(out, suite.name)
+    with workspace.lock(RUNNER) as alone:
+        if not alone:
+            raise ConfigError(f"Another `genpolicy bench run` works in {out}. Wait for it, or stop it.")
+        if generate and generate_missing(suite, locator, workers=workers or available_cores(), progress=progress):
+            jobs, locator = plan_suite(suite, out, data=data)
+        missing = {job.task: job.cell.source.missing for job in jobs if job.cell.source.missing}
+        runnable = [job for job in jobs if not job.cell.source.missing]
+        _settle_versions(workspace, {job.key for job in runnable}, old_results)
+        workspace.write_plan(
+            suite,
+            jobs,
+            {
+                "data": None if data is None else str(locator.data),
+                "generated": str(locator.generated),
+                "keep_runs": keep_runs,
+                "missing": missing,
+            },
+        )
+        known = workspace.finished()
+        waiting = [key for key in dict.fromkeys(job.key for job in runnable) if key not in known]
+        interrupted = _run_rounds(workspace, waiting, executor or InProcess(), retries, observe)
+        failures = {
+            key: record["error"] for key, record in workspace.failures().items() if not workspace.has_result(key)
+        }
+        ran = sum(workspace.has_result(key) for key in waiting)
+        return Outcome(workspace.path, workspace.status(), ran, failures, missing, interrupted)
+
+
+def _run_rounds(
+    workspace: Workspace,
+    keys: Sequence[str],
+    executor: Executor,
+    retries: int,
+    observe: Observer | None,
+) -> bool:
+    """Let the engine do the jobs, and those again that failed or were busy; says whether it was interrupted."""
+    attempts, waiting = Counter[str](), list(keys)
+    while waiting:
+        again, busy = [], 0
+        events = executor.run(workspace.path, waiting)
+        if observe is not None:
+            status = workspace.status()
+            events = observe(events, total=status.jobs, done=status.completed + status.diverged)
+        try:
+            for event in events:
+                if event.state in ("failed", "lost"):  # a lost worker was an attempt too
+                    attempts[event.key] += 1
+                if event.state == "busy" or (event.state == "failed" and attempts[event.key] <= retries):
+                    again.append(event.key)
+                    busy += event.state == "busy"
+        except KeyboardInterrupt:
+            return True
+        if busy and busy == len(again):  # what an orphan of a killed runner still does is worth waiting for
+            time.sleep(_BUSY_SECONDS)
+        waiting = again
+    return False
+
+
+def _settle_versions(workspace: Workspace, keys: set[str], old_results: OldResults | None) -> None:
+    """Never let results of other code stand beside new ones unless the user says so."""
+    now = code_version()["digest"]
+    others = [one for one in workspace.code_versions() if one["digest"] != now]
+    if not others or old_results == "keep":
+        return
+    if old_results == "rerun":
+        workspace.drop_other_versions(now)
+        return
+    if keys <= workspace.finished():
+        return
+    listed = ", ".join(f"{one['version']} ({one['digest']})" for one in others)
+    raise ConfigError(
+        f"{workspace.path} has results of other code: {listed}; this is {code_version()['version']} ({now}). Say "
+        "--old-results rerun to replace them, --old-results keep to add to them (the report says which is which), or "
+        "choose another --out."
+    )

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import genpolicy
-from genpolicy.training.provenance import git_revision
 
 PACKAGE = Path(genpolicy.__file__).parent
 _BENCH = ("jobs.py", "latency.py", "training_jobs.py", "toy_jobs.py", "toy_runs.py", "toy_measures.py")
@@ -20,6 +19,10 @@ def code_version() -> dict[str, Any]:
 
     The digest is over the whole text of the files, comments and docstrings included.
     """
+    from genpolicy.training.provenance import (
+        git_revision,
+    )  # brings torch, which `genpolicy bench status` can do without
+
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()

@@ -31,12 +31,13 @@ def print_plan(
         console.print(f"and {len(cells) - SHOWN_CELLS:,} more (--json prints every job)")
     distinct = {job.key: job for job in jobs}
     missing = {job.task: job.cell.source.missing for job in jobs if job.cell.source.missing}
-    left = [job for key, job in distinct.items() if key not in finished and job.task not in missing]
+    left = [job for key, job in distinct.items() if key not in finished]
+    without = sum(job.task in missing for job in left)
     shared = len(jobs) - len(distinct)
     console.print(
         f"{len(distinct):,} jobs{f' ({shared:,} more are the same as one of them)' if shared else ''}: "
-        f"{len(distinct.keys() & finished):,} finished, {len(left):,} to run, "
-        f"{sum(job.task in missing for job in distinct.values()):,} without data.",
+        f"{len(distinct.keys() & finished):,} finished, {len(left):,} to run"
+        f"{f', {without:,} of them as soon as there is data' if without else ''}.",
         highlight=False,
     )
     seconds, workers = sum(costs[identity(job.cell)].seconds for job in left), workers or available_cores()

@@ -1,9 +1,8 @@
 """Runs a suite while killing the runner and its workers.
 
-``python -m tests.bench.chaos OUT KILLS SUITE [arguments of bench run]``
+python -m tests.bench.chaos OUT KILLS SUITE [arguments of bench run]
 """
 
-import contextlib
 import json
 import os
 import random
@@ -12,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
-PAUSES = 1.0, 15.0
-"""Seconds between two kills, at least and at most: some fall into the start of workers, some into training."""
+EARLY = 0.25
+"""Share of the kills that fall into the start of the runner or of its workers."""
 TIMES = ("updates_per_second", "act_milliseconds", "seconds", "training_seconds", "overhead_seconds", "finished")
 
 
@@ -33,33 +33,45 @@ def run_disturbed(out: Path, arguments: Sequence[str], kills: int, seed: int = 0
     Returns:
         How many times which kind of process was killed, and how many times the runner was started.
     """
-    draw = random.Random(seed)
-    killed = {"runner": 0, "worker": 0, "everything": 0, "starts": 1}
-    runner = bench_run(out, arguments)
-    while sum(killed.values()) - killed["starts"] < kills:
-        pause = time.monotonic() + draw.uniform(*PAUSES)
-        while time.monotonic() < pause and runner.poll() is None:
-            time.sleep(0.05)
-        if runner.poll() == 0:
-            break  # the suite is smaller than the chaos
+    draw, killed = random.Random(seed), {"runner": 0, "worker": 0, "everything": 0}
+    starts, runner, start_seconds = 1, bench_run(out, arguments), 30.0
+    while sum(killed.values()) < kills and runner.poll() != 0:
+        began, wall = time.monotonic(), time.time()
+        if draw.random() < EARLY:
+            wait_for(lambda runner=runner: runner.poll() is not None, draw.uniform(0.0, start_seconds))
+        else:
+            if (
+                wait_for(lambda runner=runner: runner.poll() is not None or saved_since(out, wall), 120.0)
+                and runner.poll() is None
+            ):
+                start_seconds = time.monotonic() - began
+            wait_for(lambda runner=runner: runner.poll() is not None, draw.uniform(0.0, 3.0))
         if runner.poll() is None:
             workers = children(runner.pid)
+            draw.shuffle(workers)
             target = draw.choice(["runner", "worker", "worker", "everything"]) if workers else "runner"
             victims = {"runner": [runner.pid], "worker": workers[:1], "everything": [runner.pid, *workers]}[target]
-            draw.shuffle(workers)
             for pid in victims:
-                try_kill(pid)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             killed[target] += 1
             if target == "worker":
                 continue
         runner.wait()
-        runner = bench_run(out, arguments)
-        killed["starts"] += 1
+        runner, starts = bench_run(out, arguments), starts + 1
     while runner.wait() != 0:  # jobs that lost a worker too often are tried again by the next run
-        runner = bench_run(out, arguments)
-        killed["starts"] += 1
-        assert killed["starts"] < kills + 10, "the suite does not end"
-    return killed
+        assert starts < kills + 10, "the suite does not end"
+        runner, starts = bench_run(out, arguments), starts + 1
+    return killed | {"starts": starts}
+
+
+def saved_since(out: Path, wall: float) -> bool:
+    """Whether a job has written a checkpoint or a result."""
+    try:
+        files = [*(out / "runs").glob("*/checkpoints/*.json"), *(out / "results").glob("*.json")]
+        return any(file.stat().st_mtime > wall for file in files)
+    except FileNotFoundError:  # a checkpoint that was just replaced by the next
+        return False
 
 
 def children(pid: int) -> list[int]:
@@ -78,11 +90,6 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def try_kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
 def results(out: Path) -> dict[str, Any]:
     """All results without times."""
     found = {}
@@ -92,11 +99,12 @@ def results(out: Path) -> dict[str, Any]:
     return found
 
 
-def wait_for(condition: Callable[[], Any], seconds: float) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until something is so, but not longer; says whether it is."""
     limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.1)
+    while not (found := condition()) and time.monotonic() < limit:
+        time.sleep(0.05)
+    return found
 
 
 if __name__ == "__main__":

@@ -12,23 +12,22 @@ question: Does killing change a result?
 kind: train
 tasks:
   pointmaze-medium-navigate-singletask-task5-v0: {generate: 2}
-seeds: 2
+seeds: 3
 base:
   - algorithm=meanflow_ql
   - preset=smoke
   - trainer.eval_workers=1
-  - trainer.eval_episodes=2
-  - trainer.steps=600
+  - trainer.eval_episodes=1
+  - trainer.steps=200
   - trainer.batch_size=32
-  - trainer.log_every=50
-  - trainer.eval_every=300
-  - trainer.checkpoint_every=50
+  - trainer.log_every=20
+  - trainer.eval_every=100
+  - trainer.checkpoint_every=20
 factors:
-  critic: {pessimistic: critic.q_agg=min, mean: critic.q_agg=mean}
   head: {meanflow: head=meanflow, gaussian: head=gaussian}
 metric: task
 protocol: {evaluations: mean_of_last, count: 2}
-baseline: {critic: mean, head: meanflow}
+baseline: {head: gaussian}
 """
 KILLS = 20
 
@@ -42,6 +41,6 @@ def test_killed_twenty_times_a_suite_ends_with_the_same_numbers(tmp_path: Path):
     killed = run_disturbed(tmp_path / "chaos", arguments, KILLS)
     assert killed["runner"] and killed["worker"] and killed["everything"]
     calm = results(tmp_path / "calm")
-    assert len(calm) == 8
+    assert len(calm) == 6
     assert results(tmp_path / "chaos") == calm
     assert not list((tmp_path / "chaos" / "failed").iterdir())

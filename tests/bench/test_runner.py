@@ -22,6 +22,9 @@ from .small_suites import DATASET, MAZE, data, write_suite
 
 __all__ = ["data"]
 
+ELSEWHERE = "pointmaze-large-navigate-singletask-task1-v0"
+"""A task whose data is not here."""
+
 
 class Recording(InProcess):
     """Runs jobs in this process, and knows which."""
@@ -166,13 +169,12 @@ def test_two_runners_do_not_share_a_folder(tmp_path: Path, data: Path) -> None:
 
 
 def test_jobs_without_data_are_named_with_the_way_to_get_it_and_the_others_run(tmp_path: Path, data: Path) -> None:
-    other = "pointmaze-large-navigate-singletask-task1-v0"
-    outcome, keys = run(tmp_path, data, "seeds=1", f"tasks=[{MAZE},{other}]")
+    outcome, keys = run(tmp_path, data, "seeds=1", f"tasks=[{MAZE},{ELSEWHERE}]")
     assert len(keys) == 2 and outcome.status.jobs == 4
-    assert list(outcome.missing) == [other]
-    assert "genpolicy data generate pointmaze-large-navigate-v0" in outcome.missing[other]
+    assert list(outcome.missing) == [ELSEWHERE]
+    assert "genpolicy data generate pointmaze-large-navigate-v0" in outcome.missing[ELSEWHERE]
     (data / "pointmaze-large-navigate-v0.npz").write_bytes((data / f"{DATASET}.npz").read_bytes())
-    assert len(run(tmp_path, data, "seeds=1", f"tasks=[{MAZE},{other}]")[1]) == 2
+    assert len(run(tmp_path, data, "seeds=1", f"tasks=[{MAZE},{ELSEWHERE}]")[1]) == 2
 
 
 def test_data_that_the_suite_wants_generated_is_generated_once_when_asked_for(
@@ -243,7 +245,8 @@ def command(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_commands_list_plan_run_and_show(tmp_path: Path, command: Any) -> None:
     assert "title" in command("list")
     plan = command("plan", "--quick")
-    assert "2 jobs: 0 finished, 2 to run, 0 without data." in plan and "2 guessed" in plan
+    assert "2 jobs: 0 finished, 2 to run." in plan and "2 guessed" in plan
+    assert "2 to run, 2 of them as soon as there is data." in command("plan", f"tasks={ELSEWHERE}", "seeds=1")
     assert not (tmp_path / "benchmarks_out").exists(), "a plan writes nothing"
     output = command("run", "--quick", "--no-report")
     assert "2 of 2 jobs have a result (2 new)" in output

@@ -24,6 +24,8 @@ POLL_SECONDS = 0.25
 FAILED_STARTS = 5
 """So many workers in a row may die before they are ready."""
 
+_WORK = "from genpolicy.bench.executors.worker import main; main()"
+
 
 @dataclass(frozen=True)
 class LocalOptions(Options):
@@ -107,7 +109,7 @@ class _Worker:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with theirs, log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "genpolicy.bench.executors.worker", *settings],
+                [sys.executable, "-c", _WORK, *settings],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -1,4 +1,4 @@
-"""The process in which `LocalExecutor` runs jobs, one after another: ``python -m genpolicy.bench.executors.worker``.
+"""The process in which `LocalExecutor` runs jobs, one after another.
 
 It obeys a pipe. When the pipe breaks, whoever started it is gone: it stops, with a checkpoint if a job is running.
 """
@@ -83,7 +83,8 @@ def _choose_gpu(number: int) -> None:
         torch.cuda.set_device(number % count)  # what `device=cuda` then means
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Work for whoever started this process: DESCRIPTOR JOB NUMBER THREADS."""
     descriptor, job, number, threads = sys.argv[1:]
     os.set_inheritable(int(descriptor), False)  # or a simulator would keep the pipe open
     work(Connection(int(descriptor)), job, int(number), int(threads))

@@ -177,6 +177,7 @@ def run(
             generate=generate,
             workers=workers,
             keep_runs=keep_runs.value,
+            arguments=[*(overrides or []), *(["--quick"] if quick else [])],
             progress=lambda done, total, what: bar.update(
                 task, completed=done, total=total, description=what, visible=done < total
             ),

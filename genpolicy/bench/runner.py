@@ -87,6 +87,7 @@ def run_suite(
     keep_runs: KeepRuns = "logs",
     progress: Progress | None = None,
     observe: Observer | None = None,
+    arguments: Sequence[str] | None = None,
 ) -> Outcome:
     """Run the jobs that have no result yet; called again, go on, or do nothing.
 
@@ -104,6 +105,7 @@ def run_suite(
         progress: called with (done, total, description) while data are generated.
         observe: sees the events of each round of jobs pass by; called with them and the numbers of all jobs and of
             those that are done.
+        arguments: of the command line that made the suite what it is, for the report.
 
     Raises:
         ConfigError: if the suite does not fit together, the folder is another suite's, another process runs it, or
@@ -129,6 +131,7 @@ def run_suite(
                 "generated": str(locator.generated),
                 "keep_runs": keep_runs,
                 "missing": missing,
+                "arguments": None if arguments is None else list(arguments),
             },
         )
         known = workspace.finished()

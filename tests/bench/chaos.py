@@ -41,7 +41,7 @@ def run_disturbed(out: Path, arguments: Sequence[str], kills: int, seed: int = 0
             wait_for(lambda runner=runner: runner.poll() is not None, draw.uniform(0.0, start_seconds))
         else:
             if (
-                wait_for(lambda runner=runner: runner.poll() is not None or saved_since(out, wall), 120.0)
+                wait_for(lambda runner=runner, wall=wall: runner.poll() is not None or saved_since(out, wall), 120.0)
                 and runner.poll() is None
             ):
                 start_seconds = time.monotonic() - began

@@ -69,7 +69,7 @@ def render_overview(suite: Suite, analyses: Mapping[str, Analysis]) -> str:
             "title": analysis.study.suite.title,
             "configurations": len(analysis.configurations),
             "tasks": len(analysis.tasks),
-            "seeds": describe_seeds(analysis),
+            "seeds": describe_seeds(analysis).removeprefix("Seeds per row: ").removesuffix("."),
             "states": _states(analysis.study),
             "conclusion": " ".join(conclude(analysis)[:2]),
         }

@@ -34,18 +34,9 @@ def run_disturbed(out: Path, arguments: Sequence[str], kills: int, seed: int = 0
         How many times which kind of process was killed, and how many times the runner was started.
     """
     draw, killed = random.Random(seed), {"runner": 0, "worker": 0, "everything": 0}
-    starts, runner, start_seconds = 1, bench_run(out, arguments), 30.0
+    starts, runner, start_seconds = 1, bench_run(out, arguments), 1.0
     while sum(killed.values()) < kills and runner.poll() != 0:
-        began, wall = time.monotonic(), time.time()
-        if draw.random() < EARLY:
-            wait_for(lambda runner=runner: runner.poll() is not None, draw.uniform(0.0, start_seconds))
-        else:
-            if (
-                wait_for(lambda runner=runner, wall=wall: runner.poll() is not None or saved_since(out, wall), 120.0)
-                and runner.poll() is None
-            ):
-                start_seconds = time.monotonic() - began
-            wait_for(lambda runner=runner: runner.poll() is not None, draw.uniform(0.0, 3.0))
+        start_seconds = wait_for_moment(runner, out, draw, start_seconds)
         if runner.poll() is None:
             workers = children(runner.pid)
             draw.shuffle(workers)
@@ -63,6 +54,19 @@ def run_disturbed(out: Path, arguments: Sequence[str], kills: int, seed: int = 0
         assert starts < kills + 10, "the suite does not end"
         runner, starts = bench_run(out, arguments), starts + 1
     return killed | {"starts": starts}
+
+
+def wait_for_moment(runner: subprocess.Popen, out: Path, draw: random.Random, start_seconds: float) -> float:
+    """Wait for the next kill, or the runner's end; return how long it takes from a start to training."""
+    began, wall = time.monotonic(), time.time()
+    ended = lambda: runner.poll() is not None  # noqa: E731
+    if draw.random() < EARLY:
+        wait_for(ended, draw.uniform(0.0, start_seconds))
+        return start_seconds
+    wait_for(lambda: ended() or saved_since(out, wall), 120.0)
+    start_seconds = max(start_seconds, time.monotonic() - began)
+    wait_for(ended, draw.uniform(0.0, 1.0))
+    return start_seconds
 
 
 def saved_since(out: Path, wall: float) -> bool:

@@ -18,10 +18,10 @@ base:
   - preset=smoke
   - trainer.eval_workers=1
   - trainer.eval_episodes=1
-  - trainer.steps=200
+  - trainer.steps=400
   - trainer.batch_size=32
   - trainer.log_every=20
-  - trainer.eval_every=100
+  - trainer.eval_every=200
   - trainer.checkpoint_every=20
 factors:
   head: {meanflow: head=meanflow, gaussian: head=gaussian}
@@ -40,6 +40,7 @@ def test_killed_twenty_times_a_suite_ends_with_the_same_numbers(tmp_path: Path):
     assert bench_run(tmp_path / "calm", arguments).wait() == 0
     killed = run_disturbed(tmp_path / "chaos", arguments, KILLS)
     assert killed["runner"] and killed["worker"] and killed["everything"]
+    assert killed["runner"] + killed["worker"] + killed["everything"] == KILLS
     calm = results(tmp_path / "calm")
     assert len(calm) == 6
     assert results(tmp_path / "chaos") == calm

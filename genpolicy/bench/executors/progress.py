@@ -1,6 +1,7 @@
 """A bar of what an executor tells."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from rich.console import Console
 
@@ -19,8 +20,8 @@ def show(events: Iterable[Event], *, total: int, done: int = 0, console: Console
         done: those that were finished before.
         console: where to; standard error by default.
     """
-    running: set[str] = set()
-    failed = 0
+    running, ended, failed = set[str](), set[str](), set[str]()
+    plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     with progress_bar(console) as bar:
         task = bar.add_task("jobs", total=total, completed=done)
         for event in events:
@@ -29,12 +30,14 @@ def show(events: Iterable[Event], *, total: int, done: int = 0, console: Console
             else:
                 running.discard(event.key)
             if event.state == "lost":
-                bar.console.print(f"{event.key}: {event.detail}; it is tried again.", style="yellow", markup=False)
+                bar.console.print(f"{event.key}: {event.detail}; it is tried again.", style="yellow", **plain)
             elif event.state in ("failed", "diverged"):
-                failed += 1
-                bar.console.print(f"{event.key} {event.state}. {event.detail}".rstrip(), style="red", markup=False)
+                failed.add(event.key)
+                bar.console.print(f"{event.key} {event.state}. {event.detail}".rstrip(), style="red", **plain)
+            if event.state in GOOD:
+                failed.discard(event.key)  # it was tried again
             if event.state in (*GOOD, "failed", "diverged"):
-                bar.advance(task)
-            counts = [f"{len(running)} running" if running else "", f"{failed} failed" if failed else ""]
-            bar.update(task, description=", ".join(["jobs", *filter(None, counts)]))
+                ended.add(event.key)
+            counts = [f"{len(running)} running" if running else "", f"{len(failed)} failed" if failed else ""]
+            bar.update(task, completed=done + len(ended), description=", ".join(["jobs", *filter(None, counts)]))
             yield event

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from genpolicy.bench.code_version import code_version
+from genpolicy.bench.cores import available_cores
 from genpolicy.bench.datasets import Locator, generate_missing
 from genpolicy.bench.executors.base import Event, Executor
-from genpolicy.bench.executors.local import available_cores
 from genpolicy.bench.expansion import expand
 from genpolicy.bench.jobs import Job, execute
 from genpolicy.bench.suite import Suite

@@ -7,13 +7,13 @@ import dataclasses
 import json
 import logging
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from genpolicy.bench.cores import available_cores
 from genpolicy.bench.zoo_runs import Job, result_file, run_and_store
 from genpolicy.config import compose
 from genpolicy.data import get_task, load_dataset
@@ -182,11 +182,6 @@ def prepare_data(
 
 
 # Running
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_jobs(

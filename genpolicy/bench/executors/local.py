@@ -14,6 +14,7 @@ from multiprocessing.connection import Pipe, wait
 from pathlib import Path
 from typing import Any
 
+from genpolicy.bench.cores import available_cores
 from genpolicy.bench.executors.base import JOB, Event, Losses, cause_of_death
 from genpolicy.bench.executors.worker import BROKEN, GRACE_SECONDS, READY
 from genpolicy.errors import GenpolicyError
@@ -91,11 +92,6 @@ class LocalExecutor:
                 raise
             finally:
                 crew.close()
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Worker:

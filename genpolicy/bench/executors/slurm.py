@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from genpolicy.bench.cores import available_cores
 from genpolicy.bench.executors.base import JOB, Event, Losses, load_function
-from genpolicy.bench.executors.local import available_cores
 from genpolicy.bench.executors.worker import BROKEN, GRACE_SECONDS, run_job
 from genpolicy.errors import ConfigError, GenpolicyError
 from genpolicy.options import Options, option

@@ -31,6 +31,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -273,19 +274,7 @@ def performance_profile(
     share = _mean(*better)
     if min(row.shape[-1] for row in better) < 2:
         return Profile(thresholds, share, None, None)
-    cells = sum(row.size for row in better)
-    interval = stats.bootstrap(
-        better,
-        _mean,
-        n_resamples=resamples,
-        batch=max(1, 4_000_000 // cells),  # keeps the resamples of all tasks in some 30 MB
-        vectorized=True,
-        axis=-1,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Profile(thresholds, share, interval.low, interval.high)
+    return Profile(thresholds, share, *_resampled_interval(better, _mean, seed, resamples))
 
 
 def bootstrap_seed(*names: object) -> int:
@@ -297,19 +286,25 @@ def _bootstrap(rows: Samples, statistic: Callable[..., NDArray], seed: int, resa
     value = float(statistic(*rows, axis=-1))
     if min(map(len, rows)) < 2:
         return Estimate(value)
-    cells = sum(map(len, rows))
+    low, high = _resampled_interval(rows, statistic, seed, resamples)
+    return Estimate(value, float(low), float(high))
+
+
+def _resampled_interval(rows: Samples, statistic: Callable[..., NDArray], seed: int, resamples: int) -> tuple[Any, Any]:
+    """Ends of the percentile interval when the seeds, the last axis, are drawn anew within each task."""
+    cells = sum(row.size for row in rows)
     interval = stats.bootstrap(
         rows,
         statistic,
         n_resamples=resamples,
-        batch=max(1, 4_000_000 // cells),
+        batch=max(1, 4_000_000 // cells),  # keeps the resamples of all tasks in some 30 MB
         vectorized=True,
         axis=-1,
         confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
+    return interval.low, interval.high
 
 
 def _finite(values: Sequence[float] | NDArray) -> NDArray:

@@ -64,9 +64,7 @@ def train(config: RunConfig, *, progress: Progress | None = None) -> tuple[RunDi
         raise ConfigError(f"This is one run, but seeds is {config.seeds}; use train_seeds, or `genpolicy train`.")
     task = _task(config)
     _set_threads(config)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    default = Path("runs", Path(config.algorithm).stem, task.name, f"{stamp}-seed{config.seed}")
-    path = Path(config.run_dir).expanduser() if config.run_dir else default
+    path = _run_path(config, task, f"seed{config.seed}")
     with _open_sources(config, task) as sources:
         agent = _agent_for(config, sources)
         run = _create_run(path, config, sources)
@@ -114,9 +112,7 @@ def train_seeds(config: RunConfig, *, progress: Progress | None = None) -> list[
     """
     if config.resume is not None:
         return _go_on_with_seeds(config, progress)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    default = Path("runs", Path(config.algorithm).stem, _task(config).name, f"{stamp}-seeds")
-    folder = Path(config.run_dir).expanduser() if config.run_dir else default
+    folder = _run_path(config, _task(config), "seeds")
     seeds = range(config.seed, config.seed + config.seeds)
     configs = [
         dataclasses.replace(config, seed=seed, seeds=1, vectorize=False, run_dir=str(folder / f"seed{seed}"))
@@ -323,6 +319,14 @@ def _open_sources(config: RunConfig, task: Task) -> Iterator[_Sources]:
         if env is not None:
             check_spaces(env, shape, action_dim, name=task.environment)
         yield _Sources(train_set, validation_set, env, shape, action_dim)
+
+
+def _run_path(config: RunConfig, task: Task, ending: str) -> Path:
+    """`run_dir`, or by default a directory of its own under ``runs``."""
+    if config.run_dir:
+        return Path(config.run_dir).expanduser()
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs", Path(config.algorithm).stem, task.name, f"{stamp}-{ending}")
 
 
 def _create_run(path: Path, config: RunConfig, sources: _Sources) -> RunDirectory:

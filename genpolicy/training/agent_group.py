@@ -77,9 +77,13 @@ class AgentGroup:
         split = {name: value.expand(len(self.agents)).unbind() for name, value in metrics.items()}
         return [{name: values[index] for name, values in split.items()} for index in range(len(self.agents))]
 
+    def accelerate(self, *, compiled: bool = True) -> None:
+        """Make updates of all agents fast; see `Agent.accelerate`."""
+        self._stack.accelerate(compiled=compiled)
+
     def compile(self) -> None:
-        """Compile the update of all agents as one region; see `Agent.compile`."""
-        self._stack.compile()
+        """`accelerate` with the compiler."""
+        self.accelerate()
 
 
 class _Stack(Agent):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from genpolicy import Agent, make_agent
 from tests.helpers import ACTION_DIM, OBSERVATION_DIM, double_precision, randomise, raw_batch

@@ -151,6 +151,9 @@ def run(
     ] = None,
     data: Data = None,
     generate: Annotated[bool, typer.Option("--generate", help="Generate data that the suite wants generated.")] = False,
+    vectorize: Annotated[
+        bool, typer.Option("--vectorize", help="Train all seeds of a configuration together, as one job.")
+    ] = False,
     keep_runs: Annotated[KeepRuns, typer.Option(help="What to keep of finished runs.")] = KeepRuns.logs,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")] = True,
 ) -> None:
@@ -176,6 +179,7 @@ def run(
             data=data,
             generate=generate,
             workers=workers,
+            vectorize=vectorize,
             keep_runs=keep_runs.value,
             arguments=[*(overrides or []), *(["--quick"] if quick else [])],
             progress=lambda done, total, what: bar.update(

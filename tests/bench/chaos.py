@@ -4,6 +4,7 @@ python -m tests.bench.chaos OUT KILLS SUITE [arguments of bench run]
 """
 
 import json
+import math
 import os
 import random
 import signal
@@ -30,12 +31,16 @@ def bench_run(out: Path, arguments: Sequence[str]) -> subprocess.Popen:
 def run_disturbed(out: Path, arguments: Sequence[str], kills: int, seed: int = 0) -> dict[str, int]:
     """Kill what runs `kills` times, start the runner again whenever it is gone, and let it finish.
 
+    The kills are spread over the run: the next one comes when so many jobs have ended.
+
     Returns:
         How many times which kind of process was killed, and how many times the runner was started.
     """
     draw, killed = random.Random(seed), {"runner": 0, "worker": 0, "everything": 0}
     starts, runner, start_seconds = 1, bench_run(out, arguments), 1.0
     while sum(killed.values()) < kills and runner.poll() != 0:
+        due = sum(killed.values()) / (kills + 1)
+        wait_for(lambda: runner.poll() is not None or share_of_results(out) >= due, math.inf)  # noqa: B023
         start_seconds = wait_for_moment(runner, out, draw, start_seconds)
         if runner.poll() is None:
             workers = children(runner.pid)
@@ -67,6 +72,14 @@ def wait_for_moment(runner: subprocess.Popen, out: Path, draw: random.Random, st
     start_seconds = max(start_seconds, time.monotonic() - began)
     wait_for(ended, draw.uniform(0.0, 1.0))
     return start_seconds
+
+
+def share_of_results(out: Path) -> float:
+    """How many of the planned jobs have a result, from 0 to 1."""
+    try:
+        return len(list((out / "results").glob("*.json"))) / json.loads((out / "plan.json").read_text())["jobs"]
+    except FileNotFoundError:  # killed before there was a plan
+        return 0.0
 
 
 def saved_since(out: Path, wall: float) -> bool:

@@ -233,7 +233,7 @@ def test_estimates_come_from_results_of_the_cell_then_of_its_levels_then_from_si
     suite = load_suite(write_suite(tmp_path), [f"tasks=[{MAZE},{other}]"])
     jobs, _ = plan_suite(suite, tmp_path / "out", data=data)
     facts = {"suite": "small", "task": MAZE, "levels": {"weight": "low"}, "state": "completed"}
-    costs = estimate(jobs, [facts | {"seconds": 10.0}, facts | {"seconds": 20.0}])
+    costs = estimate(jobs, [facts | {"seconds": 10.0}, facts | {"seconds": 40.0, "together": 2}])
     by_cell = {(job.task, job.levels[0][1]): costs[identity(job.cell)] for job in jobs}
     assert by_cell[MAZE, "low"] == Estimate(15.0, "measured")
     assert by_cell[other, "low"] == Estimate(15.0, "from other tasks")

@@ -1,8 +1,13 @@
-"""Runs a suite while killing the runner and its workers.
+"""Runs a suite undisturbed, then again while killing the runner and its workers, and compares results and reports.
 
-python -m tests.bench.chaos OUT KILLS SUITE [arguments of bench run]
+python -m tests.bench.chaos FOLDER KILLS SUITE [arguments of bench run]
+
+The suite `quick` takes twelve minutes of CPU each time, and is no test for that:
+
+python -m tests.bench.chaos /tmp/chaos 20 quick --workers 2 --generate
 """
 
+import csv
 import json
 import math
 import os
@@ -20,6 +25,10 @@ REPOSITORY = Path(__file__).parents[2]
 EARLY = 0.25
 """Share of the kills that fall into the start of the runner or of its workers."""
 TIMES = ("updates_per_second", "act_milliseconds", "seconds", "training_seconds", "overhead_seconds", "finished")
+
+
+TIME_COLUMNS = ("seconds", "ms per action", "updates / s", "minutes per run")
+"""Of the tables of a report."""
 
 
 def bench_run(out: Path, arguments: Sequence[str]) -> subprocess.Popen:
@@ -116,6 +125,16 @@ def results(out: Path) -> dict[str, Any]:
     return found
 
 
+def report_numbers(out: Path) -> dict[str, list[dict[str, str]]]:
+    """All tables of a report without times."""
+    found = {}
+    for file in sorted((out / "report").rglob("*.csv")):
+        with file.open(newline="") as lines:
+            rows = [{name: row[name] for name in row if name not in TIME_COLUMNS} for row in csv.DictReader(lines)]
+        found[file.relative_to(out).as_posix()] = rows
+    return found
+
+
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     """Wait until something is so, but not longer; says whether it is."""
     limit = time.monotonic() + seconds
@@ -125,5 +144,12 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 if __name__ == "__main__":
-    started = time.monotonic()
-    print(run_disturbed(Path(sys.argv[1]), sys.argv[3:], int(sys.argv[2])), f"{time.monotonic() - started:.0f} s")
+    folder, number, *suite = sys.argv[1:]
+    calm, struck = Path(folder, "calm"), Path(folder, "struck")
+    suite += ["--data", str(Path(folder, "data"))]
+    assert bench_run(calm, suite).wait() == 0
+    began = time.monotonic()
+    print(run_disturbed(struck, suite, int(number)), f"{time.monotonic() - began:.0f} s")
+    assert results(struck) == results(calm)
+    assert report_numbers(struck) == report_numbers(calm)
+    print(f"{len(results(calm))} results and {len(report_numbers(calm))} tables are equal")

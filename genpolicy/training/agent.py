@@ -289,10 +289,6 @@ class Agent:
         self._delayed = accelerate(self._critic_update, self.device, compiled=compiled)
         self._valued = accelerate(self._critic_and_target_update, self.device, compiled=compiled)
 
-    def compile(self) -> None:
-        """`accelerate` with the compiler."""
-        self.accelerate()
-
     # Acting
 
     @torch.no_grad()

@@ -81,10 +81,6 @@ class AgentGroup:
         """Make updates of all agents fast; see `Agent.accelerate`."""
         self._stack.accelerate(compiled=compiled)
 
-    def compile(self) -> None:
-        """`accelerate` with the compiler."""
-        self.accelerate()
-
 
 class _Stack(Agent):
     """An agent whose tensors are stacks (n, ...) of its members' and whose losses have shape (n,)."""

@@ -122,7 +122,7 @@ class _Recorded:
         def work() -> Tensor:
             metrics = update(*pytree.tree_unflatten(own, tree))
             self._names = tuple(metrics)
-            return torch.stack(torch.broadcast_tensors(*(value.float() for value in metrics.values())))
+            return torch.stack(torch.broadcast_tensors(*metrics.values()))
 
         self._recording = record(work)
 

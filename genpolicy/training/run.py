@@ -396,7 +396,7 @@ def _compile_if_it_pays(learner: Agent | AgentGroup, config: RunConfig) -> None:
     wanted = config.trainer.compile
     if wanted or (wanted is None and updates >= COMPILE_PAYS_AFTER):
         logger.info("The update is compiled (trainer.compile=false turns it off).")
-        learner.compile()
+        learner.accelerate()
 
 
 @contextlib.contextmanager

@@ -88,6 +88,12 @@ class TestCluster:
         assert [steps(tmp_path, key) for key in keys] == [STEPS["slow"]] * len(keys)
         assert sorted(path.name for path in (tmp_path / "results").iterdir()) == keys
 
+    def test_jobs_of_a_unit_are_done_by_one_task_and_lost_with_it(self, cluster: Any, tmp_path: Path):
+        executor = RayExecutor(1, 1, RayOptions(address=cluster.address), job=JOB)
+        events = list(executor.run(tmp_path, [("quick-1", "once-2"), ("quick-3",)]))
+        assert final_states(events) == {"quick-1": "done", "once-2": "completed", "quick-3": "completed"}
+        assert [event.key for event in events if event.state == "lost"] == ["quick-1", "once-2"]
+
     def test_a_job_that_always_dies_is_given_up(self, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         written: dict[str, str] = {}
         record = lambda out, key, error: written.update({key: error})  # noqa: E731

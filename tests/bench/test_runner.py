@@ -275,9 +275,11 @@ def test_the_commands_list_plan_run_and_show(tmp_path: Path, command: Any) -> No
         ({"weight": "low"}, 0, True),
         ({"weight": "high"}, 0, True),
     ]
+    command("run", "--quick", "seeds=3", "--vectorize", "--no-report")
     out = tmp_path / "benchmarks_out" / "small-quick"
+    assert [one["together"] for one in Workspace.open(out).read_results()] == [1, 1, 2, 2, 2, 2]
     for where in (["small", "--quick"], [str(out)]):
-        assert json.loads(command("status", *where, "--json"))["completed"] == 2
+        assert json.loads(command("status", *where, "--json"))["completed"] == 6
         assert "completed" in command("status", *where)
     assert "completed" in command("status", str(out), "--watch")
     answer = CliRunner().invoke(cli.app, ["bench", "status", "smell"])

@@ -90,9 +90,7 @@ def test_training(
 ) -> None:
     given = (f"preset={preset}",)
     agents = [make(*given, f"seed={seed}", algorithm=algorithm, device=DEVICE) for seed in range(seeds)]
-    samplers = [
-        BatchSampler(dataset, BATCH[preset], discount=0.99, seed=seed, device=DEVICE) for seed in range(seeds)
-    ]
+    samplers = [BatchSampler(dataset, BATCH[preset], discount=0.99, seed=seed, device=DEVICE) for seed in range(seeds)]
     with FlopCounterMode(display=False) as counter:
         agents[0].update(samplers[0].sample())
     for agent in agents[1:]:

@@ -1,15 +1,15 @@
-"""Making the update fast: compiled as one region and, on a CUDA device, replayed as one graph."""
+"""What makes an update fast: a compiler, memory that is kept, and on a CUDA device a graph that is replayed."""
 
 import ctypes
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from genpolicy.recording import Replayed
 
 logger = logging.getLogger(__name__)
 
@@ -18,15 +18,6 @@ Update = Callable[..., dict[str, Tensor]]
 
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _MOST_MMAP_THRESHOLD = 32 * 2**20  # glibc takes no more
-_EAGER_CALLS = 2
-
-
-def accelerate(update: Update, device: torch.device, *, compiled: bool = True) -> Update:
-    """Return `update` as fast as the device allows: compiled if asked for, and replayed as a graph on CUDA devices."""
-    keep_freed_memory()
-    if compiled:
-        update = compile_update(update)
-    return Replayed(update) if device.type == "cuda" else update
 
 
 def compile_update(update: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,79 +48,32 @@ def compile_update(update: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             logger.warning("The update could not be compiled and runs eagerly: %s", cause)
+            logger.debug("Where compiling failed:", exc_info=True)
             run = update
             return update(*arguments)
 
     return compiled_or_eager
 
 
-@dataclass(frozen=True)
-class Recording:
-    """Work recorded once: `replay` does it again, reading and writing the tensors that it was recorded with."""
+def packed(update: Update) -> Callable[..., tuple[Tensor, tuple[str, ...]]]:
+    """Return `update` with its metrics as one tensor (metrics, ...) and their names, which is copied at once."""
 
-    replay: Callable[[], None]
-    output: Any
+    def packed_update(*arguments: Any) -> tuple[Tensor, tuple[str, ...]]:
+        metrics = update(*arguments)
+        return torch.stack(torch.broadcast_tensors(*metrics.values())), tuple(metrics)
 
-
-def record_cuda(work: Callable[[], Any]) -> Recording:
-    """Record work as a CUDA graph; recording does not execute it."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = work()
-    return Recording(graph.replay, output)
+    return packed_update
 
 
-class Replayed:
-    """An update whose kernels are launched together, as one CUDA graph, instead of one by one from Python.
+def replayed(update: Update) -> Update:
+    """Return `update` recorded as a CUDA graph; see `Replayed`."""
+    run = Replayed(packed(update))
 
-    The first two calls with arguments of a kind (shapes, types, and the values of what is no tensor) run as they are,
-    which lets compilers and libraries prepare themselves; the third is recorded and from then on replayed: arguments
-    are copied into the recorded ones, and metrics are copied out, so nothing that is returned changes later.
+    def replayed_update(*arguments: Any) -> dict[str, Tensor]:
+        values, names = run(*arguments)
+        return dict(zip(names, values.unbind(), strict=True))
 
-    Args:
-        update: what to record.
-        record: how; `record_cuda`.
-    """
-
-    def __init__(self, update: Update, record: Callable[[Callable[[], Any]], Recording] = record_cuda):
-        self._update = update
-        self._record = record
-        self._recordings: dict[Any, _Recorded] = {}
-        self._calls: dict[Any, int] = {}
-
-    def __call__(self, *arguments: Any) -> dict[str, Tensor]:
-        """Do one update."""
-        leaves, tree = pytree.tree_flatten(arguments)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        kind = (str(tree), *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves))
-        recorded = self._recordings.get(kind)
-        if recorded is None:
-            calls = self._calls[kind] = self._calls.get(kind, 0) + 1
-            if calls <= _EAGER_CALLS:
-                return self._update(*arguments)
-            recorded = self._recordings[kind] = _Recorded(self._update, self._record, leaves, tree)
-        return recorded(tensors)
-
-
-class _Recorded:
-    """An update recorded for one kind of arguments."""
-
-    def __init__(self, update: Update, record: Callable[..., Recording], leaves: list[Any], tree: pytree.TreeSpec):
-        own = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self._inputs = [leaf for leaf in own if isinstance(leaf, Tensor)]
-        self._names: tuple[str, ...] = ()
-
-        def work() -> Tensor:
-            metrics = update(*pytree.tree_unflatten(own, tree))
-            self._names = tuple(metrics)
-            return torch.stack(torch.broadcast_tensors(*metrics.values()))
-
-        self._recording = record(work)
-
-    def __call__(self, tensors: list[Tensor]) -> dict[str, Tensor]:
-        torch._foreach_copy_(self._inputs, tensors)
-        self._recording.replay()
-        return dict(zip(self._names, self._recording.output.clone().unbind(), strict=True))
+    return replayed_update
 
 
 @functools.cache

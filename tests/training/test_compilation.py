@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from genpolicy.training.compilation import Replayed, keep_freed_memory
+from genpolicy.training.compilation import keep_freed_memory
 from tests.helpers import raw_batch, small_agent
 
 
@@ -80,58 +80,6 @@ def test_a_compiled_update_equals_the_eager_one(caplog: pytest.LogCaptureFixture
     assert "could not be compiled" not in caplog.text
     for name, value in eager.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], value, rtol=1e-3, atol=1e-5)
-
-
-class Imitation:
-    """A recording without a GPU: like a graph it is not executed when it is made, and writes to the same places."""
-
-    made = 0
-
-    def __init__(self, work: Callable[[], Any]):
-        Imitation.made += 1
-        self._work = work
-        self.output: Any = None
-
-    def replay(self) -> None:
-        result = self._work()
-        self.output = result if self.output is None else self.output.copy_(result)
-
-
-def replayed_agent(*overrides: str) -> Any:
-    agent = small_agent("meanflow_ql", *overrides)
-    agent._update, agent._delayed = (Replayed(one, Imitation) for one in (agent._update, agent._delayed))
-    return agent
-
-
-@pytest.mark.parametrize("overrides", [(), ("agent.policy_every=2",)])
-def test_a_replayed_update_is_the_update(overrides: tuple[str, ...]) -> None:
-    plain, replayed = small_agent("meanflow_ql", *overrides), replayed_agent(*overrides)
-    kept = []
-    for step in range(9):
-        size = 6 if step == 6 else 8  # another size is recorded by itself
-        expected, found = (agent.update(raw_batch(size, seed=step)) for agent in (plain, replayed))
-        kept.append((expected, found))
-    for expected, found in kept:  # also those of earlier updates still are what they were
-        assert expected.keys() == found.keys()
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
-    state = replayed.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
-
-
-def test_an_update_is_recorded_once_for_each_kind_of_arguments() -> None:
-    Imitation.made = 0
-    agent = replayed_agent()
-    for step, size in enumerate((8, 8, 8, 8, 4, 4, 4, 8, 4)):
-        agent.update(raw_batch(size, seed=step))
-    assert Imitation.made == 2
-
-
-def test_a_replayed_update_leaves_the_callers_batch_alone() -> None:
-    agent, batches = replayed_agent(), [raw_batch(seed=seed) for seed in range(5)]
-    for batch in batches:
-        agent.update(batch)
-    for seed, batch in enumerate(batches):
-        assert all(torch.equal(batch[name], value) for name, value in raw_batch(seed=seed).items())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")

@@ -1,7 +1,8 @@
 """What the public API is, and which of it the API pages show, both read from the source text.
 
-Public is every name without an underscore, of every module that is not listed in `INTERNAL`, and every name that a package
-exports in its ``__all__``, wherever it is defined. A new module has to stand on a page below ``docs/api`` or in the list.
+Public is every name without an underscore of every module that is not listed in `INTERNAL`, and every name that such a
+module exports in its ``__all__``, wherever it is defined. A new module has to stand on a page below ``docs/api`` or in
+the list.
 """
 
 import re
@@ -115,7 +116,7 @@ def public() -> dict[str, griffe.Object]:
     for module in modules(package()):
         if is_internal(module.path):
             continue
-        exported = [module[name] for name in module.exports or ()]
+        exported = [module[str(name)] for name in module.exports or ()]
         for member in (*public_members(module), *(one.final_target if one.is_alias else one for one in exported)):
             found |= {one.path: one for one in with_methods(member) if not one.is_module}
     return found

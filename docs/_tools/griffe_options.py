@@ -1,7 +1,7 @@
 """Shows the hyperparameters of a part on its API page: a griffe extension that reads ``option()`` and ``slot()``.
 
-In the source a field is ``name: type = option(default, "meaning", minimum=0)``. Here the call becomes the plain default,
-so that signatures read as Python does, and the meanings become the class's list of parameters.
+In the source a field is ``name: type = option(default, "meaning", minimum=0)``. Here the call becomes the plain
+default, as a reader of Python expects it, and the meanings become the class's list of parameters.
 """
 
 import ast

@@ -72,7 +72,7 @@ NOT_AN_INTERFACE = ("logging.getLogger", "TypeVar")
 @cache
 def package() -> griffe.Module:
     """The library, parsed and not imported."""
-    loaded = griffe.load("genpolicy", search_paths=[ROOT])
+    loaded = griffe.load("genpolicy", search_paths=[ROOT], try_relative_path=False)
     assert isinstance(loaded, griffe.Module)
     return loaded
 

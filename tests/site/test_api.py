@@ -75,7 +75,7 @@ def test_every_pattern_of_internal_modules_is_needed() -> None:
 @pytest.fixture(scope="module")
 def package() -> griffe.Module:
     """The library as mkdocstrings sees it."""
-    extensions = griffe.load_extensions(load("griffe_options").ShowOptions())
+    extensions = griffe.load_extensions(load("griffe_fields").ShowFields())
     return griffe.load("genpolicy", search_paths=[api.ROOT], try_relative_path=False, extensions=extensions)
 
 
@@ -92,6 +92,11 @@ def test_api_pages_show_every_option_with_its_default_and_meaning(registry: Regi
             assert "option(" not in written and "slot(" not in written
             if isinstance(row["default"], int | float):
                 assert eval(written) == row["default"]
+
+
+def test_api_pages_show_every_field_of_a_record(package: griffe.Module) -> None:
+    for name in ("batch.Batch", "heads.base.HeadLoss", "policies.base.PolicyLoss", "bench.statistics.Estimate"):
+        assert all(field.docstring is not None for field in package[name].attributes.values())
 
 
 def test_inventories_hold_what_their_script_says() -> None:

@@ -78,7 +78,7 @@ def is_record(one: griffe.Class) -> bool:
 
 def show_fields(record: griffe.Class) -> None:
     """Give fields that stand nowhere in the docstrings an empty one, which lets them be shown."""
-    sections = record.docstring.parse("google") if record.docstring else []
+    sections = record.docstring.parse("google", warnings=False) if record.docstring else []
     told = {one.name for section in sections if section.kind.value == "attributes" for one in section.value}
     for field in fields(record):
         if field.docstring is None and field.name not in told:

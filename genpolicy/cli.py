@@ -35,8 +35,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode="markdown",
     help="Generative policies for offline reinforcement learning: train, evaluate, compare.\n\n"
-    "Every command takes --traceback: show where an error came from.",
+    "Every command takes `--traceback`: show where an error came from.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Generate, inspect, check and convert datasets.")
 app.add_typer(data_app, name="data")
@@ -76,7 +77,7 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            help="key=value pairs: algorithm=meanflow_ql task=cube-single-play-singletask-v0 seed=1 preset=small",
+            help="`key=value` pairs, as in `algorithm=meanflow_ql task=cube-single-play-singletask-v0 preset=small`.",
             show_default=False,
         ),
     ] = None,
@@ -84,16 +85,18 @@ def train(
 ) -> None:
     """Train an agent on a task.
 
-    Main keys: algorithm= task= preset=paper|small|smoke seed= device= run_dir= resume= data.dir= trainer.steps=
-    trainer.batch_size= trainer.eval_every= trainer.checkpoint_every= (0 turns an interval off). trainer.online_steps=
-    goes on in the environment, as online.sampling= online.updates_per_step= say.
+    Main keys: `algorithm=`, `task=`, `preset=paper|small|smoke`, `seed=`, `device=`, `run_dir=`, `resume=`,
+    `data.dir=`, `trainer.steps=`, `trainer.batch_size=`, `trainer.eval_every=`, `trainer.checkpoint_every=` (0 turns an
+    interval off). `trainer.online_steps=` goes on in the environment, as `online.sampling=` and
+    `online.updates_per_step=` say.
 
-    Exchange parts and set their options: head=gaussian head.backbone=mlp head.backbone.hidden_dims=[256,256]
-    critic.q_agg=mean policy.bc_weight=3. `genpolicy train ... --cfg job` shows all keys.
+    Exchange parts and set their options: `head=gaussian head.backbone=mlp head.backbone.hidden_dims=[256,256]
+    critic.q_agg=mean policy.bc_weight=3`. `genpolicy train ... --cfg job` shows all keys.
 
-    seeds=8 makes eight runs, in folders seed0, seed1, ... of run_dir; with vectorize=true they are computed together.
+    `seeds=8` makes eight runs, in folders seed0, seed1, ... of the run directory; with `vectorize=true` they are
+    computed together.
 
-    resume=RUN_DIR goes on with a run, or with all in such a folder, exactly where it stopped.
+    `resume=RUN_DIR` goes on with a run, or with all in such a folder, exactly where it stopped.
     """
     config = _configure(overrides or [])
     if cfg is not None:
@@ -135,11 +138,11 @@ def _print_result(path: Path, result: "TrainResult") -> None:
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run directory of `genpolicy train`.", show_default=False)],
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes.")] = 50,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 50,
     workers: Annotated[int, typer.Option(min=1, help="Simulator processes.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the episodes; never those of training.")] = 0,
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a checkpoint's name.")] = "best",
-    video: Annotated[bool, typer.Option("--video", help="Also record an episode into RUN/figures.")] = False,
+    checkpoint: Annotated[str, typer.Option(help="`best`, `last`, or a checkpoint's name.")] = "best",
+    video: Annotated[bool, typer.Option("--video", help="Also record an episode into `RUN/figures`.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a trained agent in the simulator, with 95% intervals."""
@@ -179,9 +182,9 @@ def evaluate(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Run directory of `genpolicy train`.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="File to write, .onnx or .pt2.", show_default=False)],
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a checkpoint's name.")] = "best",
-    compiled: Annotated[bool, typer.Option("--compiled", help="Compile a .pt2 for this machine.")] = False,
+    file: Annotated[Path, typer.Argument(help="File to write: `.onnx` or `.pt2`.", show_default=False)],
+    checkpoint: Annotated[str, typer.Option(help="`best`, `last`, or a checkpoint's name.")] = "best",
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile a `.pt2` for this machine.")] = False,
 ) -> None:
     """Write a trained policy to a file that acts without genpolicy, with onnxruntime or torch alone."""
     from genpolicy import load_agent
@@ -196,7 +199,7 @@ def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.", show_default=False)],
     pattern: Annotated[
         str | None,
-        typer.Argument(help="Only names that contain this or match it with wildcards, as in 'cube-*-task2-v0'."),
+        typer.Argument(help="Only names that contain this or match it with wildcards, as in `'cube-*-task2-v0'`."),
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Tasks: only the 73 of the FQL paper.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array of objects.")] = False,
@@ -225,7 +228,7 @@ def list_(
 
 @data_app.command()
 def generate(
-    name: Annotated[str, typer.Argument(help="Dataset, as in cube-single-play-v0.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Dataset, as in `cube-single-play-v0`.", show_default=False)],
     episodes: Annotated[int, typer.Option(min=1, help="Training episodes of 1,001 rows.")] = 100,
     validation_episodes: Annotated[
         int | None, typer.Option(min=1, help="Validation episodes; default: a tenth.", show_default=False)
@@ -260,7 +263,7 @@ def generate(
 @data_app.command()
 def info(
     path_or_id: Annotated[
-        str, typer.Argument(help="A task, a dataset, an .npz or .hdf5 file, or minari:ID.", show_default=False)
+        str, typer.Argument(help="A task, a dataset, an `.npz` or `.hdf5` file, or `minari:ID`.", show_default=False)
     ],
     directory: Annotated[Path | None, typer.Option("--dir", help="Where the files are.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -296,7 +299,7 @@ def info(
 
 @data_app.command()
 def check(
-    path: Annotated[str, typer.Argument(help="An .npz or .hdf5 file, or a Minari folder.", show_default=False)],
+    path: Annotated[str, typer.Argument(help="An `.npz` or `.hdf5` file, or a Minari folder.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check data of your own: everything that is wrong at once, with row numbers.
@@ -327,10 +330,10 @@ def check(
 @data_app.command("convert")
 def convert_(
     source: Annotated[
-        str, typer.Argument(help="An .npz or .hdf5 file, a Minari folder, or minari:ID.", show_default=False)
+        str, typer.Argument(help="An `.npz` or `.hdf5` file, a Minari folder, or `minari:ID`.", show_default=False)
     ],
     target: Annotated[
-        Path, typer.Argument(help="A file ending in .npz or .hdf5, else a Minari folder.", show_default=False)
+        Path, typer.Argument(help="A file ending in `.npz` or `.hdf5`, else a Minari folder.", show_default=False)
     ],
     from_: Annotated[
         DataFormat | None, typer.Option("--from", help="Format of SOURCE, if its name does not tell.")
@@ -378,8 +381,8 @@ def demo(
 def toy_(
     quick: Annotated[bool, typer.Option("--quick", help="One density, one seed, short: under three minutes.")] = False,
     out: Annotated[Path, typer.Option(help="Directory of table, results, figures and runs.")] = Path("toy"),
-    variants: Annotated[str | None, typer.Option(help="Rows, as in residual,noise; default: all.")] = None,
-    densities: Annotated[str | None, typer.Option(help="What is cloned, as in grid,moons; default: all.")] = None,
+    variants: Annotated[str | None, typer.Option(help="Rows, as in `residual,noise`; default: all.")] = None,
+    densities: Annotated[str | None, typer.Option(help="What is cloned, as in `grid,moons`; default: all.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every run.", show_default=False)] = None,
     plugin: Annotated[
         str | None, typer.Option(help="Module or Python file that registers a reformulation or a head of yours.")
@@ -413,6 +416,49 @@ def toy_(
     console.print(str(out / "table.md"), highlight=False, soft_wrap=True)
 
 
+<<<<<<< HEAD
+=======
+@app.command("zoo")
+def zoo_(
+    quick: Annotated[bool, typer.Option("--quick", help="One task, one seed, 100 updates.")] = False,
+    out: Annotated[Path, typer.Option(help="Directory of table, results, figures, data and runs.")] = Path("zoo"),
+    recipes: Annotated[str | None, typer.Option(help="Rows, as in `fql,iql` or `my.yaml`; default: all.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks, as `genpolicy list tasks` names them.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every run.", show_default=False)] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at the same time; default: one per core.", show_default=False)
+    ] = None,
+) -> None:
+    """Train every recipe on the same tasks with the same small budget; one table of scores and costs.
+
+    By default one generated OGBench task and one of D4RL's, whose file is downloaded unless it lies in
+    `D4RL_DATASET_DIR`. A run that fails is a row with its error. Run again, it goes on where it stopped.
+    """
+    from genpolicy.bench.zoo import run_zoo
+    from genpolicy.bench.zoo_report import result_tables
+    from genpolicy.progress import progress_bar
+
+    def names(text: str | None) -> list[str]:
+        return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+    with progress_bar() as bar:
+        run_bar = bar.add_task("runs", total=None)
+        rows = run_zoo(
+            out,
+            quick=quick,
+            recipes=names(recipes),
+            tasks=names(tasks),
+            seeds=seeds,
+            workers=workers,
+            command=shlex.join(["genpolicy", *sys.argv[1:]]),
+            progress=lambda done, total, what: bar.update(run_bar, completed=done, total=total, description=what),
+        )
+    for table in result_tables(rows):
+        console.print(table)
+    console.print(str(out / "table.md"), highlight=False, soft_wrap=True)
+
+
+>>>>>>> site
 def main() -> None:
     """Run the command line; errors of a user's making end with exit code 2 and one message."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

@@ -36,6 +36,7 @@ from genpolicy.training.online import OnlineConfig
 REGISTRIES: dict[str, Registry] = {
     registry.kind: registry for registry in (HEADS, CRITICS, POLICIES, BACKBONES, ENCODERS)
 }
+"""The registry of every part that a configuration names, by kind."""
 
 PIXELS: Tree = {"encoder": "impala_small", "data": {"frame_stack": 3, "crop_probability": 0.5}}
 """How the FQL paper (arXiv:2502.02538, appendix E) treats tasks with images."""

@@ -19,6 +19,7 @@ REGISTRIES: dict[str, Registry] = {
     registry.plural: registry
     for registry in (HEADS, CRITICS, POLICIES, BACKBONES, ENCODERS, REFORMULATIONS, OBJECTIVES)
 }
+"""Every registry that `genpolicy list` knows, by its plural."""
 
 AGREES, CLOSED_FORM = "numbers agree", "closed form"
 """What is known of an algorithm: it agrees with stored numbers of its reference, or its parts with closed forms."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from genpolicy.errors import ConfigError, suggest
 
 Tree = dict[str, Any]
+"""Nested plain values, as YAML holds them."""
 
 
 _IN_CHECKOUT = {"algorithms": "algorithms", "suites": "benchmarks/suites"}

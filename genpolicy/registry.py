@@ -178,7 +178,12 @@ def _qualified(cls: type) -> str:
 
 
 BACKBONES: Registry = Registry("backbone", "backbones")
+"""Networks inside heads."""
 ENCODERS: Registry = Registry("encoder", "encoders")
+"""Networks that make a vector of an image."""
 HEADS: Registry = Registry("head", "heads")
+"""How actions are generated."""
 CRITICS: Registry = Registry("critic", "critics")
+"""How values are learned."""
 POLICIES: Registry = Registry("policy", "policies")
+"""How the critic improves the head, and how the improved head acts."""

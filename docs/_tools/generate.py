@@ -1,4 +1,4 @@
-"""The parts of README and docs that are made from the code: tables of parts, recipes, keys, signatures, imports.
+"""The parts of README and docs that are made from the code: tables of parts, recipes, keys, commands, signatures.
 
 ``python docs/_tools/generate.py`` rewrites them in place; a test compares them with what stands in the files. In a page
 they stand between ``<!-- generated: NAME -->`` and ``<!-- end -->``; algorithms/README.md is generated as a whole.
@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
+import commands  # noqa: E402
 import pairs  # noqa: E402
 import source  # noqa: E402
 
@@ -51,6 +52,7 @@ def _fill(match: re.Match[str]) -> str:
         "compatibility": lambda rows: pairs.compatibility(rows, table),
         "capabilities": lambda: pairs.capabilities(table),
         "tasks": tasks,
+        "commands": lambda: commands.commands(table),
     }
     return f"{match[1]}\n{makers[name](*argument.split())}\n\n{match[3]}"
 

@@ -23,20 +23,20 @@ console = Console()
 bench_app = typer.Typer(no_args_is_help=True, help="Run ablations from suites: plan, run, watch and report them.")
 
 SuiteArgument = Annotated[
-    str, typer.Argument(help="A name of `genpolicy bench list`, or a path that ends in .yaml.", show_default=False)
+    str, typer.Argument(help="A name of `genpolicy bench list`, or a path that ends in `.yaml`.", show_default=False)
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="tasks=[a,b] seeds=4 factors.NAME=[level,level] restrict the suite; other key=value pairs go to all jobs.",
+        help="`tasks=[a,b] seeds=4 factors.NAME=[level,level]` restrict the suite; other `key=value` go to all jobs.",
         show_default=False,
     ),
 ]
-Out = Annotated[Path | None, typer.Option(help="Results folder; default: benchmarks_out/SUITE.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="Results folder; default: `benchmarks_out/SUITE`.", show_default=False)]
 Quick = Annotated[bool, typer.Option("--quick", help="The suite in miniature, as it declares it.")]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Directory of datasets; default: each source's own, and OUT/data for generated ones."),
+    typer.Option(help="Directory of datasets; default: each source's own, and `OUT/data` for generated ones."),
 ]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Jobs at the same time; default: as many as fit.", show_default=False)
@@ -142,7 +142,7 @@ def run(
     engine: Annotated[Engine, typer.Option(help="Where jobs run.")] = Engine.local,
     engine_option: Annotated[
         list[str] | None,
-        typer.Option(help="name=value of the engine, as in slurm_partition=gpu; repeatable.", show_default=False),
+        typer.Option(help="`name=value` of the engine, as in `slurm_partition=gpu`.", show_default=False),
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="How many times a job that fails is tried again.")] = 1,
     old_results: Annotated[

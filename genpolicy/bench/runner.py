@@ -19,8 +19,11 @@ from genpolicy.bench.workspace import RUNNER, Status, Workspace
 from genpolicy.errors import ConfigError
 
 OldResults = Literal["keep", "rerun"]
+"""What to do with results of other code: keep them beside new ones, or run their jobs again."""
 KeepRuns = Literal["all", "logs", "none"]
+"""What to keep of the run directories of finished jobs."""
 Progress = Callable[[int, int, str], None]
+"""Called with what is done, how much there is, and what is being done."""
 _BUSY_SECONDS = 1.0
 
 

@@ -41,6 +41,7 @@ from genpolicy.bench.intervals import mean_interval, share_interval
 from genpolicy.errors import ConfigError
 
 LEVEL = 0.95
+"""Of all intervals."""
 RESAMPLES = 2000
 """Of a bootstrap; an end then moves by some 1.5% of the interval's width from one seed of the bootstrap to another."""
 

@@ -16,8 +16,11 @@ from genpolicy.recipes import Tree, declarations, read_yaml
 Levels = Mapping[str, str]
 """A level for each factor, or for some."""
 Kind = Literal["train", "toy"]
+"""What a job is: a training run, or one row of the toy study."""
 Evaluations = Literal["last", "mean_of_last", "published"]
+"""Which evaluations make a run's score; published: as the task's paper does."""
 METRICS = ("task", "success", "score", "return")
+"""What a suite can score runs by; task: the task's own metric."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from genpolicy.errors import ConfigError, DataError
 logger = logging.getLogger(__name__)
 
 KEYS = ("observations", "actions", "rewards", "terminals")
+"""Arrays without which a file is no D4RL dataset."""
 _CHUNK = 1 << 16
 
 

@@ -11,6 +11,7 @@ from genpolicy.data.dataset import BatchSampler
 from genpolicy.errors import CheckpointError, ConfigError
 
 Sampling = Literal["append", "balanced", "online"]
+"""Which transitions a batch is drawn from: all alike, half dataset and half online, or online ones alone."""
 
 _FIRST_CAPACITY = 1 << 10
 _OPEN = torch.iinfo(torch.int64).max

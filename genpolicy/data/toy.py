@@ -12,7 +12,9 @@ from genpolicy.errors import ConfigError, suggest
 
 OBSERVATION_DIM, ACTION_DIM = 2, 2
 GRID_SIGMA = 0.1
+"""Standard deviation of a component of the grid."""
 SQUARES = 4
+"""Squares along each side of the checkerboard."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,10 @@ DENSITIES = {
         ),
     )
 }
+"""The known laws of actions, by name."""
 
 PEAK_WIDTH = 0.35
+"""Standard deviation of a peak of the known Q."""
 
 
 def peaks(action: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
@@ -186,3 +190,4 @@ def slope(action: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
 
 
 VALUES: dict[str, Callable[[Tensor], Tensor]] = {"peaks": peaks, "slope": slope}
+"""The known Q functions, by name."""

@@ -17,9 +17,10 @@ import numpy as np
 from ogbench.locomaze.ant import AntEnv
 
 CELL = 4.0
+"""Side of a cell of the maze."""
 RADIUS = 0.5
+"""The goal is reached within this distance."""
 
-# '#' is a wall, S the start, G the goal
 MAZES = {
     "umaze": """
         #####
@@ -50,6 +51,7 @@ MAZES = {
         ############
     """,
 }
+"""D4RL's mazes: `#` is a wall, `S` the start, `G` the goal."""
 
 
 class AntMaze(AntEnv):

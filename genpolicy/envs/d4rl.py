@@ -27,11 +27,13 @@ from genpolicy.data.d4rl_catalogue import DATASETS
 from genpolicy.errors import ConfigError
 
 ADROIT = ("pen", "hammer", "door", "relocate")
+"""Adroit tasks that are made from gymnasium-robotics."""
 LOCOMOTION = {
     "hopper": ("hopper_v4", "HopperEnv"),
     "halfcheetah": ("half_cheetah_v4", "HalfCheetahEnv"),
     "walker2d": ("walker2d_v4", "Walker2dEnv"),
 }
+"""Locomotion tasks, and the module and class of gymnasium.envs.mujoco that each is made from."""
 
 
 def require(environment: str) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from genpolicy.data.tasks import Task
 
     Act = Callable[[np.ndarray, list[torch.Generator]], np.ndarray]
+    """Acts on observations with one generator per row; see `Agent.act`."""
 
 logger = logging.getLogger(__name__)
 

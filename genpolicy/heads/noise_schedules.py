@@ -14,7 +14,9 @@ from typing import Literal, NamedTuple, TypeVar
 from torch import Tensor
 
 Schedule = Literal["vp", "linear", "cosine"]
+"""How the noise grows over the steps of a diffusion."""
 Prediction = Literal["noise", "action", "v"]
+"""What the network of a diffusion is asked for."""
 Scale = TypeVar("Scale", float, Tensor)
 
 VP_BETA_MIN, VP_BETA_MAX = 0.1, 10.0

@@ -26,6 +26,7 @@ from genpolicy.networks.layers import jvp
 from genpolicy.registry import Registry
 
 OBJECTIVES: Registry["Objective"] = Registry("objective", "objectives")
+"""Ways to build the regression target of MeanFlow, by name."""
 
 
 class Interval(NamedTuple):

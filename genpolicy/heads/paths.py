@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 T_DATA = 0.0
+"""The time of the action."""
 T_NOISE = 1.0
+"""The time of noise."""
 
 
 def interpolate(

@@ -21,6 +21,7 @@ from torch import Tensor
 from genpolicy.registry import Registry
 
 REFORMULATIONS: Registry["Reformulation"] = Registry("reformulation", "reformulations")
+"""What the network of MeanFlow can be asked for, by name."""
 
 
 class Reformulation(ABC):

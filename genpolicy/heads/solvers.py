@@ -19,6 +19,7 @@ from torch import Tensor
 from genpolicy.heads import paths
 
 Solver = Literal["euler", "midpoint", "heun"]
+"""How the flow is integrated."""
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """v(x_t, t) of x_t (\\*batch, A) and a time that all rows share, (1, ..., 1) with as many axes."""
 

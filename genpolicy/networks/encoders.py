@@ -15,6 +15,7 @@ from genpolicy.options import Options, option
 from genpolicy.registry import ENCODERS
 
 PIXEL_RANGE = 255.0
+"""The largest value of a pixel; encoders divide by it."""
 
 
 class Encoder(nn.Module, ABC):

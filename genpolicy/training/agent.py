@@ -25,6 +25,7 @@ from genpolicy.training.optimizer import Adam, OptimizerConfig
 logger = logging.getLogger(__name__)
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+"""Where acting draws its noise from: one generator for all rows, one for each row, or the agent's own."""
 Losses = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
 """Scalar losses by part, metrics, and the new explicit state."""
 

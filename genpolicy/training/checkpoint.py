@@ -35,7 +35,9 @@ FORMAT = 1
 """Version of the layout; a reader refuses newer ones."""
 
 BEST = "best.json"
+"""File that names the best checkpoint."""
 DAMAGED = "damaged"
+"""Folder of checkpoints that could not be read."""
 _NAME = re.compile(r"step_(\d+)\.json")
 
 

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from genpolicy.training.agent import Agent
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "aot_inductor": ".pt2"}
+"""Formats, and how their files' names end."""
 METADATA = "genpolicy.json"
 """Name under which a file holds the description of its inputs and outputs."""
 LARGEST_BATCH = 65536
+"""Observations that an exported policy takes at once, at most."""
 
 
 class Acting(nn.Module):

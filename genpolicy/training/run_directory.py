@@ -22,7 +22,9 @@ from genpolicy.training import storage
 logger = logging.getLogger(__name__)
 
 RunState = Literal["running", "completed", "failed", "interrupted"]
+"""What status.json says about a run."""
 LogKind = Literal["train", "eval"]
+"""Which log a line belongs to: train.jsonl or eval.jsonl."""
 
 _KINDS: tuple[LogKind, ...] = ("train", "eval")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)

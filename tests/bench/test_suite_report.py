@@ -33,6 +33,7 @@ from genpolicy.bench.suite_report.tables import (
 )
 from genpolicy.data.generation.recipes import RECIPES
 from genpolicy.errors import ConfigError
+from tests.browser import CHROMIUM, needs_chromium
 
 TASKS = [f"cube-single-play-singletask-task{number}-v0" for number in (1, 2)]
 FORMS = {"residual": 0.5, "average_velocity": 0.5, "noise": 0.1}
@@ -477,7 +478,6 @@ def test_zero_has_no_minus():
 
 # In a browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROBE = """
 <script>
 const found = { violations: VIOLATIONS, errors: ERRORS };
@@ -524,7 +524,7 @@ addEventListener("message", (event) => {{ document.getElementById("probe").textC
 </script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
+@needs_chromium
 @pytest.mark.parametrize("width", [1280, 390])
 def test_page_in_a_browser(page, tmp_path, width):
     text = page.read_text().replace("<body>", f"<body>{WATCH}").replace("</body>", f"{PROBE}</body>")

@@ -21,6 +21,7 @@ from genpolicy.policies.base import (
     Policy,
     PolicyLoss,
     RankingPolicyConfig,
+    cloning_formulas,
     cloning_loss,
     draw_for_head,
 )
@@ -87,6 +88,18 @@ class QGradient(Policy):
                 "Use policy=advantage_weighted or policy=best_of_n."
             )
         return super().refuses(config, parts)
+
+    @classmethod
+    def metric_formulas(cls, config: QGradientConfig, of_head: Mapping[str, str]) -> dict[str, str]:
+        """See the base class."""
+        x = "a sample" if config.improve == "sample" else "the head's action at zero noise"
+        return {
+            "loss": "q_loss + bound_weight * bound_loss + bc_weight * bc_loss",
+            "q_loss": "-q / mean over batch of |Q|" if config.normalize_q else "-q",
+            "bound_loss": f"mean relu(x - 1) + mean relu(-1 - x) over batch and action dims, x = {x} before clipping",
+            "bc_weight": f"policy.bc_weight; its schedule is {config.bc_schedule.kind}",
+            "q": f"mean over batch of Q = {config.q_agg}_i Q_i(s, clip(x))",
+        } | cloning_formulas(of_head)
 
     def initial_state(self) -> dict[str, Tensor]:
         """The adaptive weight's state."""

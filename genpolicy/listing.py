@@ -50,14 +50,10 @@ def option_rows(config: type[Options]) -> list[dict[str, Any]]:
 def metric_rows(config: RunConfig) -> list[tuple[str, str]]:
     """Name and formula of every metric that an update of such a run returns."""
     head = HEADS.find(config.head).cls.metric_formulas(config.head)
-    formulas = {"policy": POLICIES.find(config.policy).cls.metric_formulas(config.policy, head)}
+    formulas = {"policy": POLICIES.find(config.policy).cls.metric_formulas(config.policy, head) | OPTIMISER}
     if config.critic is not None:
-        formulas["critic"] = CRITICS.find(config.critic).cls.metric_formulas(config.critic)
-    return [
-        (f"{part}/{name}", formula)
-        for part, of_part in formulas.items()
-        for name, formula in (of_part | OPTIMISER).items()
-    ]
+        formulas["critic"] = CRITICS.find(config.critic).cls.metric_formulas(config.critic) | OPTIMISER
+    return [(f"{part}/{name}", text) for part, of_part in formulas.items() for name, text in of_part.items()]
 
 
 def recipe_rows() -> list[dict[str, Any]]:

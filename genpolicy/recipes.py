@@ -30,7 +30,8 @@ def load_recipe(algorithm: str) -> Tree:
     """Read a recipe by name or path.
 
     Raises:
-        ConfigError: for an unknown name (with the nearest ones), a file that is not YAML, or a deviation that is no text.
+        ConfigError: for an unknown name (with the nearest ones), a file that is not YAML, or a deviation that is not
+            text.
     """
     named = declarations() / f"{algorithm}.yaml"
     path = Path(algorithm).expanduser() if algorithm.endswith((".yaml", ".yml")) else named

@@ -50,7 +50,7 @@ class GenerativeHead(nn.Module, ABC):
 
     @classmethod
     def metric_formulas(cls, config: Any) -> dict[str, str]:
-        """What each metric of `loss` is, by name, for the pages of the algorithms; a head of your own may leave it out."""
+        """What each metric of `loss` is, by name, for the pages of the algorithms; your own head may leave it out."""
         return {}
 
     def __init__(self, config: Any, *, feature_dim: int, action_dim: int):

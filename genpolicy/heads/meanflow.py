@@ -100,9 +100,7 @@ class MeanFlowHead(GenerativeHead):
         if OBJECTIVES[config.objective].cls.takes_derivative:
             formulas["dg_dt_norm"] = "root of the mean over batch and action dims of (dg/dt)^2"
         if config.consistency_weight:
-            formulas["consistency_loss"] = (
-                "mean over batch and action dims of (a(t_1) - a(t_2))^2, a(t) = x_t - t u(x_t, 0, t)"
-            )
+            formulas["consistency_loss"] = "mean over batch and action dims of (a(t_1) - a(t_2))^2, a = x_t - t u"
         return formulas
 
     def __init__(self, config: MeanFlowConfig, *, feature_dim: int, action_dim: int):

@@ -96,7 +96,7 @@ class Soft(Policy):
         return {
             "loss": "actor_loss + entropy_weight_loss",
             "actor_loss": f"mean over batch of alpha log p(x) - {config.q_agg}_i Q_i(s, clip(x)), x a sample",
-            "entropy_weight_loss": f"alpha (entropy - A * {config.target_entropy_per_dim:g}), A the number of action dims",
+            "entropy_weight_loss": f"alpha (entropy - {config.target_entropy_per_dim:g} A), A the number of action dims",
             "entropy_weight": "alpha",
             "entropy": "mean over batch of -log p(x), in nats",
             "q": f"mean over batch of {config.q_agg}_i Q_i(s, clip(x))",

@@ -25,7 +25,7 @@ _NONE = float("-inf")  # a checkpoint's tensors may hold infinities, but no NaN
 
 
 METRIC_FORMULAS = {
-    "exploration/return": "undiscounted sum of rewards of the episode that finished last, rewards as the environment gives them",
+    "exploration/return": "undiscounted sum of the environment's rewards in the episode that finished last",
     "exploration/length": "its number of environment steps",
     "exploration/success": "1 if its last step was a success, else 0, where the environment reports it",
     "exploration/episodes": "number of finished episodes",

@@ -67,11 +67,11 @@ class ExpectileCritic(EnsembleCritic):
     def metric_formulas(cls, config: Any) -> dict[str, str]:
         """See the base class."""
         formulas = super().metric_formulas(config)
-        value_loss = f"mean over batch of |{config.expectile:g} - 1[u < 0]| u^2, u = {config.q_agg}_i Q'_i(s, a) - V(s)"
+        u = f"{config.q_agg}_i Q'_i(s, a) - V(s)"
         return formulas | {
             "loss": "value_loss + q_loss",
             "q_loss": formulas["loss"],
-            "value_loss": value_loss,
+            "value_loss": f"mean over batch of abs({config.expectile:g} - 1[u < 0]) u^2, u = {u}",
             "v_mean": "mean over batch of V(s)",
         }
 

@@ -92,12 +92,12 @@ class QGradient(Policy):
     @classmethod
     def metric_formulas(cls, config: QGradientConfig, of_head: Mapping[str, str]) -> dict[str, str]:
         """See the base class."""
-        x = "a sample" if config.improve == "sample" else "the head's action at zero noise"
+        x = "sample(s, noise)" if config.improve == "sample" else "sample(s, 0)"
         return {
             "loss": "q_loss + bound_weight * bound_loss + bc_weight * bc_loss",
-            "q_loss": "-q / mean over batch of |Q|" if config.normalize_q else "-q",
-            "bound_loss": f"mean relu(x - 1) + mean relu(-1 - x) over batch and action dims, x = {x} before clipping",
-            "bc_weight": f"policy.bc_weight; its schedule is {config.bc_schedule.kind}",
+            "q_loss": "-q / mean over batch of abs(Q)" if config.normalize_q else "-q",
+            "bound_loss": f"mean over batch and action dims of relu(x - 1) + relu(-1 - x), x = {x}",
+            "bc_weight": f"policy.bc_weight by its schedule ({config.bc_schedule.kind})",
             "q": f"mean over batch of Q = {config.q_agg}_i Q_i(s, clip(x))",
         } | cloning_formulas(of_head)
 

@@ -95,8 +95,8 @@ class Soft(Policy):
         """See the base class."""
         return {
             "loss": "actor_loss + entropy_weight_loss",
-            "actor_loss": f"mean over batch of alpha log p(x) - {config.q_agg}_i Q_i(s, clip(x)), x a sample",
-            "entropy_weight_loss": f"alpha (entropy - {config.target_entropy_per_dim:g} A), A the number of action dims",
+            "actor_loss": f"mean over batch of alpha log p(x) - {config.q_agg}_i Q_i(s, clip(x)), x = sample(s, noise)",
+            "entropy_weight_loss": f"alpha (entropy - H), H = {config.target_entropy_per_dim:g} A for A action dims",
             "entropy_weight": "alpha",
             "entropy": "mean over batch of -log p(x), in nats",
             "q": f"mean over batch of {config.q_agg}_i Q_i(s, clip(x))",

@@ -51,6 +51,7 @@ def _fill(match: re.Match[str]) -> str:
         "results": lambda name: algorithm_pages.results(name, table),
         "keys": keys,
         "signatures": source.signatures,
+        "code": source.code,
         "imports": imports,
         "algorithms": algorithms,
         "recipes": recipes,

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import algorithm_pages  # noqa: E402
+import measured  # noqa: E402
 import pairs  # noqa: E402
 import source  # noqa: E402
 
@@ -58,6 +59,8 @@ def _fill(match: re.Match[str]) -> str:
         "compatibility": lambda rows: pairs.compatibility(rows, table),
         "capabilities": lambda: pairs.capabilities(table),
         "tasks": tasks,
+        "head_toy": lambda: measured.head_toy(table),
+        "head_zoo": lambda: measured.head_zoo(table),
     }
     return f"{match[1]}\n{makers[name](*argument.split())}\n\n{match[3]}"
 

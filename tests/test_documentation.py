@@ -151,7 +151,9 @@ def test_a_command_line_that_does_not_exist_is_noticed() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_and_images_resolve(page: Path) -> None:
-    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)) if not target.startswith(("http", "mailto"))]
+    targets = [
+        target for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)) if not target.startswith(("http", "mailto"))
+    ]
     missing = [target for target in targets if target[0] != "#" and not (page.parent / target.split("#")[0]).exists()]
     assert not missing, f"{page_id(page)} links to {missing}"
 
@@ -203,7 +205,9 @@ def test_generated_tables_fit_the_code() -> None:
 
 
 def test_every_recipe_has_a_page_with_all_its_parts_and_every_tuned_row_a_source() -> None:
-    pages = {page.stem: page.read_text() for page in (ROOT / "docs" / "algorithms").glob("*.md") if page.stem != "index"}
+    pages = {
+        page.stem: page.read_text() for page in (ROOT / "docs" / "algorithms").glob("*.md") if page.stem != "index"
+    }
     assert sorted(pages) == recipe_names()
     for name, text in pages.items():
         generated = re.findall(rf"^<!-- generated: (\w+) {name} -->$", text, re.MULTILINE)

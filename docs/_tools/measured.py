@@ -17,7 +17,9 @@ def head_toy(table: Table) -> str:
     """One row per head: how close to five known laws, and at what cost."""
     rows = []
     for head in HEADS.names():
-        mine = {row["problem"]: row for row in _rows("toy") if row["part"] == "cloning" and row["variant"] == _variant(head)}
+        mine = {
+            row["problem"]: row for row in _rows("toy") if row["part"] == "cloning" and row["variant"] == _variant(head)
+        }
         if not mine:  # a head from outside
             continue
         slow = [float(mine[name]["cpu_seconds_per_1000"]) for name in DENSITIES]
@@ -40,7 +42,9 @@ def head_toy(table: Table) -> str:
 def head_zoo(table: Table) -> str:
     """One row per recipe, by head: what an action takes, and the scores at the zoo's budget."""
     heads = {row["name"]: row["head"] for row in recipe_rows()}
-    maze, pen = ({row["recipe"]: row for row in _rows("zoo") if row["metric"] == metric} for metric in ("success", "score"))
+    maze, pen = (
+        {row["recipe"]: row for row in _rows("zoo") if row["metric"] == metric} for metric in ("success", "score")
+    )
     rows = []
     for recipe, head in sorted(heads.items(), key=lambda pair: pair[::-1]):
         row = maze[recipe]

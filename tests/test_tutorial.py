@@ -11,7 +11,7 @@ import pytest
 from tests.test_documentation import ROOT, text_of
 
 PAGE = ROOT / "docs" / "plug-in-a-head.md"
-BLOCK = re.compile(r'^```(\w+)(?: title="(.+?)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^```(?: \{ \.)?(\w+)(?: title="(.+?)" \})?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 # The environment stands already, so the library is not installed again, and the head goes into a folder of the test.
 PIP = """#!/bin/sh

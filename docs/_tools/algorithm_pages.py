@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ from genpolicy.training.online import METRIC_FORMULAS as EXPLORATION
 from genpolicy.training.trainer import METRIC_FORMULAS as TIME
 
 ROOT = Path(__file__).parents[2]
+KEY = re.compile(r"\b((?:head|critic|policy|agent|trainer|online|data)\.[a-z_]+(?:\.[a-z_]+)*(?:=[\w.]*\w)?)")
+REPOSITORY = re.compile(r"^([\w-]+/[\w-]+) ")
 Table = Callable[[Iterable[str], Iterable[Iterable[Any]]], str]
 
 
@@ -28,9 +31,10 @@ def facts(algorithm: str, linked: Callable[[str], str]) -> str:
         parts.append(f"critic [`{row['critic']}`](../critics.md#{row['critic']})")
     parts.append(f"policy [`{row['policy']}`](../policies.md#{row['policy']})")
     cases = ", ".join(f"`{name}`" for name in about["parity"]) or "none"
+    reference = REPOSITORY.sub(r"[\1](https://github.com/\1) ", about["reference"])
     equations = "\n".join(part.strip() for part in about["equations"].split(";"))
     return f"""- **Paper**: {linked(about["paper"])}
-- **Reference**: {about["reference"]}
+- **Reference**: {reference}
 - **Parts**: {", ".join(parts)}
 - **Checked**: {row["status"]} ([what that means](index.md)); parity cases: {cases}
 
@@ -81,7 +85,7 @@ def _formulas(table: Table, rows: Iterable[tuple[str, str]]) -> str:
 
 def deviations(algorithm: str) -> str:
     """Where the recipe differs from its source, numbered."""
-    texts = load_recipe(algorithm)["about"]["deviations"]
+    texts = [KEY.sub(r"`\1`", text) for text in load_recipe(algorithm)["about"]["deviations"]]
     if not texts:
         return "None is known."
     return "\n".join(f"{number}. {text}" for number, text in enumerate(texts, start=1))

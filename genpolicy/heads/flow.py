@@ -74,6 +74,11 @@ class FlowHead(GenerativeHead):
 
     config: FlowConfig
 
+    @classmethod
+    def metric_formulas(cls, config: FlowConfig) -> dict[str, str]:
+        """See the base class."""
+        return {"flow_loss": "mean over batch and action dims of (velocity(x_t, t) - (noise - action))^2"}
+
     def __init__(self, config: FlowConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         self.steps = config.flow_steps * EVALUATIONS[config.solver]

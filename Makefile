@@ -1,11 +1,12 @@
 # Everything here makes its own virtual environment first; nothing needs to be installed before but Python 3.11+.
 PYTHON ?= python3
 VENV ?= .venv
+DEVICE ?= cuda
 BIN := $(VENV)/bin
 export NO_MKDOCS_2_WARNING = 1
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types docs docs-serve bench clean
+.PHONY: demo test test-slow lint types docs docs-serve bench bench-gpu clean
 
 demo: $(STAMP)  ## set-up, data, training, evaluation and figures, about ten minutes on two cores
 	$(BIN)/genpolicy demo --out demo
@@ -31,7 +32,12 @@ docs-serve: $(STAMP)
 
 bench: $(STAMP)  ## speed and memory, summary written to benchmarks/results/speed
 	mkdir -p .benchmarks
-	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-json=.benchmarks/latest.json -o addopts=
+	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-json=.benchmarks/cpu.json -o addopts=
+
+bench-gpu: $(STAMP)  ## speed of training on a CUDA device (DEVICE=cpu tries it without), beside the same update in JAX
+	mkdir -p .benchmarks
+	DEVICE=$(DEVICE) $(BIN)/python -m pytest benchmarks/speed/test_device.py benchmarks/speed/test_jax.py \
+		--benchmark-enable --benchmark-json=.benchmarks/$(if $(filter cpu,$(DEVICE)),tried,gpu).json -o addopts=
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "genpolicy needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'

@@ -419,6 +419,7 @@ def toy_(
 def main() -> None:
     """Run the command line; errors of a user's making end with exit code 2 and one message."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("genpolicy").setLevel(logging.INFO)
     show_traceback = "--traceback" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     try:

@@ -61,6 +61,10 @@ class TrainerConfig(Options):
     eval_workers: int = option(2, "simulator processes", minimum=1)
     checkpoint_every: int = option(100_000, "steps between two checkpoints", minimum=0)
     compile: bool | None = option(None, "compile the update; null: if the run is long enough to pay for compiling")
+    matmul_precision: Literal["highest", "high", "medium"] = option(
+        "highest",
+        "products of float32 matrices: highest, in float32; high, in TF32; medium, in bf16, on devices that have them",
+    )
     threads: int | None = option(None, "threads of arithmetic; null: as torch chooses", minimum=1)
 
 

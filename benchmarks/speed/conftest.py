@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -10,6 +11,17 @@ from genpolicy import Agent, make_agent
 
 OBSERVATION_DIM, ACTION_DIM = 28, 5
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
+
+
+class Table(NamedTuple):
+    """A published table."""
+
+    title: str
+    command: str
+
+
+TABLES = {"cpu": Table("Speed on the CPU", "make bench"), "gpu": Table("Speed on a GPU", "make bench-gpu")}
+"""By the name of the file that pytest-benchmark writes."""
 
 
 def make(*overrides: str, algorithm: str = "meanflow_ql", device: str | torch.device = "cpu") -> Agent:
@@ -48,24 +60,35 @@ def threads():
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json) -> None:
-    """Write the table beside the JSON."""
-    rows = [(one["name"], one["stats"]["median"], one["extra_info"]) for one in output_json["benchmarks"]]
+    """Write the table of a whole run, as `make bench` and `make bench-gpu` name it; other runs keep their JSON only."""
+    if (name := Path(config.getoption("benchmark_json").name).stem) in TABLES:
+        write_table(name, output_json)
+
+
+def write_table(name: str, measured: dict[str, Any]) -> None:
+    """Write NAME.md and NAME.json to the results, from what pytest-benchmark measured."""
+    rows = [(one["name"], one["stats"]["median"], one["extra_info"]) for one in measured["benchmarks"]]
+    machine, commit = measured["machine_info"], measured["commit_info"].get("id", "unknown")[:12]
     lines = [
-        "# Speed",
+        f"# {TABLES[name].title}",
         "",
-        f"Made by `make bench` on {output_json['machine_info']['cpu'].get('brand_raw', 'an unnamed processor')}, "
-        f"{output_json['machine_info']['cpu'].get('count')} cores, torch {torch.__version__}, commit "
-        f"{output_json['commit_info'].get('id', 'unknown')[:12]}. Medians; compare ratios within this table, not "
-        "seconds between machines.",
+        f"Made by `{TABLES[name].command}` on {machine['cpu'].get('brand_raw', 'an unnamed processor')}, "
+        f"{machine['cpu'].get('count')} cores, torch {machine.get('torch', 'unknown')}, commit {commit}. Medians; "
+        "compare ratios within this table, not seconds between machines.",
         "",
         "| measurement | median | notes |",
         "|---|---|---|",
     ]
-    for name, median, notes in rows:
+    for test, median, notes in rows:
         said = ", ".join(f"{key} {value}" for key, value in notes.items())
-        lines.append(f"| {name.removeprefix('test_').replace('_', ' ')} | {1e3 * median:.3f} ms | {said} |")
+        lines.append(f"| {test.removeprefix('test_').replace('_', ' ')} | {1e3 * median:.3f} ms | {said} |")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "README.md").write_text("\n".join(lines) + "\n")
-    (RESULTS / "summary.json").write_text(
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / f"{name}.json").write_text(
         json.dumps([{"name": n, "median_seconds": m, **notes} for n, m, notes in rows], indent=2) + "\n"
     )
+
+
+def pytest_benchmark_update_machine_info(config, machine_info) -> None:
+    """Say which torch was measured."""
+    machine_info["torch"] = torch.__version__

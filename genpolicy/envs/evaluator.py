@@ -178,7 +178,7 @@ class Evaluator:
                 if observes_images(self.task.environment):
                     select_renderer()
                 self._pool = SimulatorPool(self.task.environment, slots=self.slots, workers=self.workers)
-                logger.info("Simulators ready after %.1f s", time.perf_counter() - start)
+                logger.debug("Simulators ready after %.1f s", time.perf_counter() - start)
             action_dim = self._pool.action_dim
             returns, lengths, success = run_episodes(
                 self._pool, act, episodes, frame_stack=self.frame_stack, progress=progress

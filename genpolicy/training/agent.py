@@ -283,8 +283,8 @@ class Agent:
         """
         fast = compile_update if compiled else lambda update: update
         self._delayed, self._valued = fast(self._critic_update), fast(self._critic_and_target_update)
+        keep_freed_memory()
         if self.device.type != "cuda":
-            keep_freed_memory()
             self._update = fast(self._full_update)
             return
         whole = fast(self._full_update)

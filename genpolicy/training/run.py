@@ -28,6 +28,7 @@ from genpolicy.training import provenance
 from genpolicy.training.agent import Agent
 from genpolicy.training.agent_group import AgentGroup
 from genpolicy.training.assembly import build_agent
+from genpolicy.training.compilation import keep_freed_memory
 from genpolicy.training.group_training import train_together
 from genpolicy.training.interfaces import Progress
 from genpolicy.training.loggers import JsonlLogger, Logger, TensorBoardLogger, WandbLogger
@@ -63,7 +64,7 @@ def train(config: RunConfig, *, progress: Progress | None = None) -> tuple[RunDi
     if config.seeds > 1:
         raise ConfigError(f"This is one run, but seeds is {config.seeds}; use train_seeds, or `genpolicy train`.")
     task = _task(config)
-    _set_threads(config)
+    _set_up_process(config)
     path = _run_path(config, task, f"seed{config.seed}")
     with _open_sources(config, task) as sources:
         agent = _agent_for(config, sources)
@@ -85,7 +86,7 @@ def resume(config: RunConfig, *, progress: Progress | None = None) -> tuple[RunD
     """
     assert config.resume is not None
     task = _task(config)
-    _set_threads(config)
+    _set_up_process(config)
     with _open_sources(config, task) as sources:
         run = _open_run(Path(config.resume), sources, task)
         agent = _agent_for(config, sources)
@@ -168,12 +169,12 @@ def train_group(
             "Leave vectorize or trainer.online_steps out."
         )
     task = _task(first)
-    _set_threads(first)
+    _set_up_process(first)
     stop = StopSignals()
     with _open_sources(first, task) as sources, contextlib.ExitStack() as stack:
         agents = [_make_agent(config, sources) for config in configs]
         group = AgentGroup(agents)
-        _compile_if_it_pays(group, first)
+        _accelerate(group, first)
         runs = []
         for config in configs:
             path = Path(config.resume or config.run_dir or "")
@@ -289,9 +290,12 @@ def _task(config: RunConfig) -> Task:
     return task
 
 
-def _set_threads(config: RunConfig) -> None:
+def _set_up_process(config: RunConfig) -> None:
+    """What holds for the whole process: threads, precision of products, memory."""
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
+    torch.set_float32_matmul_precision(config.trainer.matmul_precision)
+    keep_freed_memory()
 
 
 @dataclass(frozen=True)
@@ -375,7 +379,7 @@ def _open_run(path: Path, sources: _Sources, task: Task) -> RunDirectory:
 
 def _agent_for(config: RunConfig, sources: _Sources) -> Agent:
     agent = _make_agent(config, sources)
-    _compile_if_it_pays(agent, config)
+    _accelerate(agent, config)
     return agent
 
 
@@ -391,12 +395,15 @@ def _make_agent(config: RunConfig, sources: _Sources) -> Agent:
     )
 
 
-def _compile_if_it_pays(learner: Agent | AgentGroup, config: RunConfig) -> None:
-    updates = offline_steps(config) + online_updates(config)
-    wanted = config.trainer.compile
-    if wanted or (wanted is None and updates >= COMPILE_PAYS_AFTER):
-        logger.info("The update is compiled (trainer.compile=false turns it off).")
-        learner.accelerate()
+def _accelerate(learner: Agent | AgentGroup, config: RunConfig) -> None:
+    """Make updates fast, compiled if that pays for the number of them that is asked for."""
+    compiled = config.trainer.compile
+    if compiled is None:
+        compiled = offline_steps(config) + online_updates(config) >= COMPILE_PAYS_AFTER
+    if compiled:
+        logger.info("The update is compiled, which takes a minute or two (trainer.compile=false leaves it out).")
+    if compiled or torch.device(config.device).type == "cuda":
+        learner.accelerate(compiled=compiled)
 
 
 @contextlib.contextmanager

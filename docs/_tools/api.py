@@ -63,7 +63,6 @@ INTERNAL = {
     "bench.toy*": "the command genpolicy toy",
     "bench.training_jobs": "jobs that train",
     "bench.workspace": "the files of a results folder",
-    "bench.zoo*": "the command genpolicy zoo",
 }
 NOT_AN_INTERFACE = ("logging.getLogger", "TypeVar")
 """A name whose value is made by one of these is no part of an interface."""

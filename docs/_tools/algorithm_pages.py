@@ -115,9 +115,9 @@ genpolicy bench run recipes --generate seeds=2 'factors.algorithm=[{",".join(dic
 
 {table(header, rows)}
 
-This one is [the zoo's](../zoo.md): 3,000 updates with `preset=small`, two seeds, 20 episodes each, on small substitutes of the
-official data. The interval is over episodes, not over seeds. These numbers show that the recipe runs and what it
-costs; they do not rank algorithms and cannot be compared with published ones."""
+This one is [the zoo's](../zoo.md): 3,000 updates with `preset=small`, two seeds, 20 episodes each, on small
+substitutes of the official data. The interval is over episodes, not over seeds. These numbers show that the recipe
+runs and what it costs; they do not rank algorithms and cannot be compared with published ones."""
 
 
 @cache

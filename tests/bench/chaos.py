@@ -48,8 +48,8 @@ def run_disturbed(out: Path, arguments: Sequence[str], kills: int, seed: int = 0
     draw, killed = random.Random(seed), {"runner": 0, "worker": 0, "everything": 0}
     starts, runner, start_seconds = 1, bench_run(out, arguments), 1.0
     while sum(killed.values()) < kills and runner.poll() != 0:
-        due = sum(killed.values()) / (kills + 1)
-        wait_for(lambda: runner.poll() is not None or share_of_results(out) >= due, math.inf)  # noqa: B023
+        share = sum(killed.values()) / kills
+        wait_for(lambda: runner.poll() is not None or is_done(out, share), math.inf)  # noqa: B023
         start_seconds = wait_for_moment(runner, out, draw, start_seconds)
         if runner.poll() is None:
             workers = children(runner.pid)
@@ -83,12 +83,13 @@ def wait_for_moment(runner: subprocess.Popen, out: Path, draw: random.Random, st
     return start_seconds
 
 
-def share_of_results(out: Path) -> float:
-    """How many of the planned jobs have a result, from 0 to 1."""
+def is_done(out: Path, share: float) -> bool:
+    """Whether a share of the planned jobs, rounded down, has a result."""
     try:
-        return len(list((out / "results").glob("*.json"))) / json.loads((out / "plan.json").read_text())["jobs"]
+        jobs = json.loads((out / "plan.json").read_text())["jobs"]
     except FileNotFoundError:  # killed before there was a plan
-        return 0.0
+        jobs = 0
+    return len(list((out / "results").glob("*.json"))) >= int(share * jobs)
 
 
 def saved_since(out: Path, wall: float) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from genpolicy import Agent, make_agent
+from genpolicy.training.compilation import keep_freed_memory
 
 OBSERVATION_DIM, ACTION_DIM = 28, 5
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
@@ -52,7 +53,8 @@ def transitions(n: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def threads():
-    """Two threads, the reference machine's cores; restored afterwards."""
+    """Two threads, the reference machine's cores, in a process as `genpolicy train` sets it up; restored afterwards."""
+    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield 2

@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "genpolicy needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,docs,d4rl,minari,tensorboard,video,toy,export,bench,ray,slurm]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,docs,d4rl,minari,tensorboard,video,toy,export,bench,ray,slurm,jax]'
 	touch $(STAMP)
 
 clean:

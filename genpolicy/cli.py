@@ -1,4 +1,4 @@
-"""The command line: ``genpolicy train | evaluate | export | list | data | bench | demo | toy | zoo``.
+"""The command line: ``genpolicy train | evaluate | export | list | data | bench | demo | toy``.
 
 Heavy imports stand inside the commands, so that ``--help`` answers at once.
 """
@@ -412,46 +412,6 @@ def toy_(
             progress=lambda done, total, what: bar.update(run_bar, completed=done, total=total, description=what),
         )
     for table in result_table(rows):
-        console.print(table)
-    console.print(str(out / "table.md"), highlight=False, soft_wrap=True)
-
-
-@app.command("zoo")
-def zoo_(
-    quick: Annotated[bool, typer.Option("--quick", help="One task, one seed, 100 updates.")] = False,
-    out: Annotated[Path, typer.Option(help="Directory of table, results, figures, data and runs.")] = Path("zoo"),
-    recipes: Annotated[str | None, typer.Option(help="Rows, as in `fql,iql` or `my.yaml`; default: all.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Tasks, as `genpolicy list tasks` names them.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every run.", show_default=False)] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs at the same time; default: one per core.", show_default=False)
-    ] = None,
-) -> None:
-    """Train every recipe on the same tasks with the same small budget; one table of scores and costs.
-
-    By default one generated OGBench task and one of D4RL's, whose file is downloaded unless it lies in
-    `D4RL_DATASET_DIR`. A run that fails is a row with its error. Run again, it goes on where it stopped.
-    """
-    from genpolicy.bench.zoo import run_zoo
-    from genpolicy.bench.zoo_report import result_tables
-    from genpolicy.progress import progress_bar
-
-    def names(text: str | None) -> list[str]:
-        return [name.strip() for name in (text or "").split(",") if name.strip()]
-
-    with progress_bar() as bar:
-        run_bar = bar.add_task("runs", total=None)
-        rows = run_zoo(
-            out,
-            quick=quick,
-            recipes=names(recipes),
-            tasks=names(tasks),
-            seeds=seeds,
-            workers=workers,
-            command=shlex.join(["genpolicy", *sys.argv[1:]]),
-            progress=lambda done, total, what: bar.update(run_bar, completed=done, total=total, description=what),
-        )
-    for table in result_tables(rows):
         console.print(table)
     console.print(str(out / "table.md"), highlight=False, soft_wrap=True)
 

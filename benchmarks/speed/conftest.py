@@ -12,19 +12,18 @@ OBSERVATION_DIM, ACTION_DIM = 28, 5
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
 
 
-def make(*overrides: str) -> Agent:
-    """MeanFlowQL at the sizes of cube-single, observation 28 and action 5, with parameters as in mid-training.
+def make(*overrides: str, algorithm: str = "meanflow_ql", device: str | torch.device = "cpu") -> Agent:
+    """An agent at the sizes of cube-single, observation 28 and action 5, with parameters as in mid-training.
 
     Fresh ones would measure something else: layers that start at zero make gradients so small (denormal) that the
     processor leaves its fast path.
     """
-    agent = make_agent(
-        "meanflow_ql", observation_shape=(OBSERVATION_DIM,), action_dim=ACTION_DIM, overrides=list(overrides)
-    )
+    sizes = {"observation_shape": (OBSERVATION_DIM,), "action_dim": ACTION_DIM}
+    agent = make_agent(algorithm, overrides=list(overrides), device=device, **sizes)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in agent.policy.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator).to(device))
     return agent
 
 

@@ -17,7 +17,7 @@ data = TransitionDataset.from_arrays(torch.randn(rows, OBSERVATION_DIM), 2 * tor
     -torch.ones(rows), torch.ones(rows), ends, name="random")
 sampler, agent = BatchSampler(data, 256, discount=0.99), make()
 if compiled:
-    agent.compile()
+    agent.accelerate()
 for _ in range(20):
     agent.update(sampler.sample())
 size = sum(t.numel() * t.element_size() for t in (data.observations, data.actions, data.rewards, data.masks))

@@ -18,7 +18,7 @@ def test_update_of_seeds(benchmark, seeds: int, threads: int) -> None:
     agents = [make("preset=small", f"seed={seed}") for seed in range(seeds)]
     learner = agents[0] if seeds == 1 else AgentGroup(agents)
     given = batch if seeds == 1 else [batch] * seeds
-    learner.compile()
+    learner.accelerate()
     for _ in range(3):
         learner.update(given)  # type: ignore[arg-type]
     benchmark.pedantic(learner.update, args=(given,), rounds=150, warmup_rounds=5)

@@ -36,7 +36,7 @@ def test_update(benchmark, preset: str, compiled: bool, threads: int) -> None:
     with FlopCounterMode(display=False) as counter:
         agent.update(batch)
     if compiled:
-        agent.compile()
+        agent.accelerate()
     for _ in range(3):
         agent.update(batch)
     rate = matmul_gflops()

@@ -38,6 +38,9 @@ Data = Annotated[
     Path | None,
     typer.Option(help="Directory of datasets; default: each source's own, and `OUT/data` for generated ones."),
 ]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Jobs at the same time; default: as many as fit.", show_default=False)
+]
 SuiteOrOut = Annotated[str, typer.Argument(help="A suite's name, or a results folder.", show_default=False)]
 
 
@@ -96,7 +99,7 @@ def plan(
     out: Out = None,
     quick: Quick = False,
     data: Data = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Jobs at the same time, for the estimate.")] = None,
+    workers: Workers = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Do a few updates of every configuration for a better estimate.")
     ] = False,
@@ -106,12 +109,10 @@ def plan(
     from genpolicy.bench.estimates import estimate
     from genpolicy.bench.plan_view import print_plan
     from genpolicy.bench.runner import plan_suite
-    from genpolicy.bench.suite import load_suite
     from genpolicy.bench.workspace import Workspace
     from genpolicy.progress import progress_bar
 
-    chosen = load_suite(suite, overrides or [], quick=quick)
-    folder = out or default_out(chosen, quick)
+    chosen, folder = _choose(suite, overrides, out, quick)
     jobs, _ = plan_suite(chosen, folder, data=data)
     workspace = Workspace(folder)
     finished = workspace.finished()
@@ -137,9 +138,7 @@ def run(
     overrides: Overrides = None,
     out: Out = None,
     quick: Quick = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Jobs at the same time; default: as many as fit.", show_default=False)
-    ] = None,
+    workers: Workers = None,
     engine: Annotated[Engine, typer.Option(help="Where jobs run.")] = Engine.local,
     engine_option: Annotated[
         list[str] | None,
@@ -151,6 +150,9 @@ def run(
     ] = None,
     data: Data = None,
     generate: Annotated[bool, typer.Option("--generate", help="Generate data that the suite wants generated.")] = False,
+    vectorize: Annotated[
+        bool, typer.Option("--vectorize", help="Train all seeds of a configuration together, as one job.")
+    ] = False,
     keep_runs: Annotated[KeepRuns, typer.Option(help="What to keep of finished runs.")] = KeepRuns.logs,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")] = True,
 ) -> None:
@@ -159,11 +161,9 @@ def run(
     from genpolicy.bench.executors.progress import show
     from genpolicy.bench.plan_view import print_outcome
     from genpolicy.bench.runner import run_suite
-    from genpolicy.bench.suite import load_suite
     from genpolicy.progress import progress_bar
 
-    chosen = load_suite(suite, overrides or [], quick=quick)
-    folder = out or default_out(chosen, quick)
+    chosen, folder = _choose(suite, overrides, out, quick)
     executor = make_executor(engine.value, workers=workers, retries=retries, options=_pairs(engine_option or []))
     with progress_bar(transient=True) as bar:
         task = bar.add_task("data", total=None, visible=False)
@@ -176,6 +176,7 @@ def run(
             data=data,
             generate=generate,
             workers=workers,
+            vectorize=vectorize,
             keep_runs=keep_runs.value,
             arguments=[*(overrides or []), *(["--quick"] if quick else [])],
             progress=lambda done, total, what: bar.update(
@@ -249,6 +250,14 @@ def find_out(suite: str, quick: bool = False) -> Path:
     raise ConfigError(
         f"There are no results of '{suite}': looked at {looked}. `genpolicy bench run {suite}` makes them."
     )
+
+
+def _choose(suite: str, overrides: list[str] | None, out: Path | None, quick: bool) -> "tuple[Suite, Path]":
+    """The suite that is meant, and its results folder."""
+    from genpolicy.bench.suite import load_suite
+
+    chosen = load_suite(suite, overrides or [], quick=quick)
+    return chosen, out or default_out(chosen, quick)
 
 
 def _report(folder: Path) -> None:

@@ -60,8 +60,9 @@ def estimate(
     for result in results:
         if result["state"] == "completed":
             levels = tuple(result["levels"].items())
-            measured.setdefault((result["suite"], result["task"], levels), []).append(result["seconds"])
-            measured.setdefault((result["suite"], levels), []).append(result["seconds"])
+            share = result["seconds"] / result.get("together", 1)
+            measured.setdefault((result["suite"], result["task"], levels), []).append(share)
+            measured.setdefault((result["suite"], levels), []).append(share)
     costs: Costs = {}
     unknown = []
     for key, cell in cells.items():

@@ -12,6 +12,8 @@ from genpolicy.config import RunConfig, compose, offline_steps
 from genpolicy.data.tasks import get_task
 from genpolicy.errors import ConfigError
 
+_NOT_FOR_OVERRIDES = ("task", "seed", "seeds", "vectorize", "run_dir", "resume")
+
 
 def expand(suite: Suite, locator: Locator) -> list[Job]:
     """All jobs of a suite; every cell's first seed comes before any cell's second.
@@ -96,9 +98,10 @@ def _cell(suite: Suite, task: SuiteTask, levels: Levels, locator: Locator) -> Ce
         config = compose(overrides)
     except ConfigError as error:
         raise _explained(suite, task, levels, error) from error
-    if any(text.partition("=")[0] in ("seed", "task", "resume", "run_dir") for text in overrides[1:]):
+    if any(text.partition("=")[0] in _NOT_FOR_OVERRIDES for text in overrides[1:]):
         raise ConfigError(
-            f"Suite '{suite.name}': task, seed, run_dir and resume are not for overrides; they have keys."
+            f"Suite '{suite.name}': {', '.join(_NOT_FOR_OVERRIDES)} are not for overrides; tasks and seeds have keys, "
+            "and `genpolicy bench run --vectorize` trains seeds together."
         )
     metric = suite.metric if suite.metric != "task" else get_task(task.name).metric
     averaged = suite.protocol.averaged(task.name)

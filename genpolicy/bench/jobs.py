@@ -1,4 +1,4 @@
-"""A job of a suite, its key, and doing one: what every engine calls with a folder and a key."""
+"""A job of a suite, its key, and doing some: what every engine calls with a folder and keys."""
 
 import contextlib
 import dataclasses
@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from genpolicy.bench.code_version import code_version
 from genpolicy.bench.datasets import Source
@@ -22,6 +22,10 @@ from genpolicy.recipes import Tree
 
 if TYPE_CHECKING:
     from genpolicy.bench.workspace import Workspace
+
+Measured = dict[str, Any]
+"""What is known of a finished job beside what determines it."""
+Result = TypeVar("Result")
 
 _PLACES = {"": ("run_dir", "resume", "device", "logging", "seed"), "data": ("dir",)}
 _PLACES |= {"trainer": ("threads", "eval_workers")}
@@ -133,51 +137,71 @@ def _same_numbers(tree: Any) -> Any:
     return int(tree) if isinstance(tree, float) and tree.is_integer() else tree
 
 
-def execute(out: Path, key: str) -> str:
-    """Do one job of a results folder, or what is left of it.
+def execute(out: Path, keys: Sequence[str]) -> list[str]:
+    """Do jobs of a results folder, or what is left of them.
 
-    May be called for any key by any number of processes: a job is done by one of them at a time and once in all. A
+    Several are trained as one batched computation, and so must differ in the seed alone.
+
+    May be called for any keys by any number of processes: a job is done by one of them at a time and once in all. A
     kill at any moment loses at most the work since the last checkpoint.
 
     Args:
         out: the results folder, which says what to run.
-        key: of the job.
+        keys: of the jobs.
 
     Returns:
-        ``done`` if there was a result, ``busy`` if another process works on it, else how it ended: ``completed``,
-        ``diverged``, ``failed`` (``failed/KEY.json`` says why), or ``interrupted`` by SIGINT or SIGTERM, with a
-        checkpoint.
+        For each job ``done`` if there was a result, ``busy`` if another process works on it, else how it ended:
+        ``completed``, ``diverged``, ``failed`` (``failed/KEY.json`` says why), or ``interrupted`` by SIGINT or
+        SIGTERM, with a checkpoint.
 
     Raises:
-        GenpolicyError: if the folder has no such job or the disk refuses; not for errors of the job.
+        GenpolicyError: if the folder has no such job or the disk refuses; not for errors of a job.
     """
     from genpolicy.bench.workspace import Workspace
 
-    workspace = Workspace.open(out)
-    with workspace.lock(key) as held:
-        if not held:
-            return "busy"
-        if workspace.has_result(key):
-            return "done"
-        started = time.perf_counter()
-        try:
-            job = workspace.job(key)
-            measured = _run(job, workspace)
-        except NonFiniteError as error:
-            workspace.write_failure(key, f"{error}", state="diverged")
-            workspace.write_result(key, _facts(job) | {"state": "diverged", "score": None, "error": str(error)})
-            return "diverged"
-        except KeyboardInterrupt:
-            return "interrupted"
-        except Exception as error:
+    workspace, states = Workspace.open(out), dict[str, str]()
+    with contextlib.ExitStack() as locks:
+        for key in keys:
+            if not locks.enter_context(workspace.lock(key)):
+                states[key] = "busy"
+            elif workspace.has_result(key):
+                states[key] = "done"
+        if left := [key for key in keys if key not in states]:
+            states |= _do(workspace, left)
+    return [states[key] for key in keys]
+
+
+def _do(workspace: "Workspace", keys: Sequence[str]) -> dict[str, str]:
+    """Run jobs whose locks are held, and write down what came of each."""
+    started = time.perf_counter()
+    try:
+        jobs = [workspace.job(key) for key in keys]
+        ends = _run(jobs, workspace)
+    except KeyboardInterrupt:
+        return dict.fromkeys(keys, "interrupted")
+    except Exception as error:
+        for key in keys:
             workspace.write_failure(key, f"{type(error).__name__}: {error}")
-            return "failed"
-        if measured is None:
-            return "interrupted"
-        overhead = time.perf_counter() - started - measured.pop("training_seconds", 0.0)
-        workspace.write_result(key, _facts(job) | measured | {"overhead_seconds": overhead})
-        _tidy(workspace, key)
-        return "completed"
+        return dict.fromkeys(keys, "failed")
+    seconds = time.perf_counter() - started
+    return {job.key: _write_end(workspace, job, end, seconds) for job, end in zip(jobs, ends, strict=True)}
+
+
+def _write_end(workspace: "Workspace", job: Job, end: Measured | Exception | None, seconds: float) -> str:
+    """Write down how a job ended, and return its state."""
+    if end is None:
+        return "interrupted"
+    if isinstance(end, NonFiniteError):
+        workspace.write_failure(job.key, f"{end}", state="diverged")
+        workspace.write_result(job.key, _facts(job) | {"state": "diverged", "score": None, "error": str(end)})
+        return "diverged"
+    if isinstance(end, Exception):
+        workspace.write_failure(job.key, f"{type(end).__name__}: {end}")
+        return "failed"
+    overhead = seconds - end.pop("training_seconds", 0.0)
+    workspace.write_result(job.key, _facts(job) | end | {"overhead_seconds": overhead})
+    _tidy(workspace, job.key)
+    return "completed"
 
 
 def record_failure(out: Path, key: str, error: str, *, state: str = "failed") -> None:
@@ -194,16 +218,27 @@ def record_failure(out: Path, key: str, error: str, *, state: str = "failed") ->
     Workspace.open(out).write_failure(key, error, state=state)
 
 
-def _run(job: Job, workspace: "Workspace") -> dict[str, Any] | None:
-    """The measurements of a finished job; None if it was interrupted."""
-    with _wandb_group(job):
-        if job.cell.kind == "toy":
+def _run(jobs: Sequence[Job], workspace: "Workspace") -> Sequence[Measured | Exception | None]:
+    """For each job what was measured, or the error that ended it; None if it was interrupted."""
+    with _wandb_group(jobs[0]):
+        if jobs[0].cell.kind == "toy":
             from genpolicy.bench.toy_jobs import run_toy_job
 
-            return run_toy_job(job)
-        from genpolicy.bench.training_jobs import run_training_job
+            return [end_of(run_toy_job, job) for job in jobs]
+        from genpolicy.bench.training_jobs import run_training_job, run_training_jobs
 
-        return run_training_job(job, workspace.runs / job.key)
+        paths = [workspace.runs / job.key for job in jobs]
+        if len(jobs) == 1:
+            return [end_of(run_training_job, jobs[0], paths[0])]
+        return run_training_jobs(jobs, paths)
+
+
+def end_of(function: Callable[..., Result], *arguments: Any) -> Result | Exception:
+    """What a function returns, or the error that it raises."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return error
 
 
 def _facts(job: Job) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -10,7 +10,8 @@ from typing import Literal, Protocol
 from genpolicy.bench.code_version import code_version
 from genpolicy.bench.cores import available_cores
 from genpolicy.bench.datasets import Locator, generate_missing
-from genpolicy.bench.executors.base import Event, Executor
+from genpolicy.bench.estimates import identity
+from genpolicy.bench.executors.base import Event, Executor, Unit, events_of
 from genpolicy.bench.expansion import expand
 from genpolicy.bench.jobs import Job, execute
 from genpolicy.bench.suite import Suite
@@ -35,15 +36,15 @@ class Observer(Protocol):
 
 
 class InProcess:
-    """Does one job after another in this process."""
+    """Does one unit of jobs after another in this process."""
 
-    def run(self, out: Path, keys: Sequence[str]) -> Iterator[Event]:
+    def run(self, out: Path, units: Sequence[Unit]) -> Iterator[Event]:
         """See `genpolicy.bench.executors.base.Executor`."""
-        for key in keys:
-            yield Event(key, "started")
-            state = execute(out, key)
-            yield Event(key, state)
-            if state == "interrupted":
+        for unit in units:
+            yield from events_of(unit, "started")
+            states = execute(out, unit)
+            yield from events_of(unit, states)
+            if "interrupted" in states:
                 raise KeyboardInterrupt
 
 
@@ -87,6 +88,7 @@ def run_suite(
     data: Path | None = None,
     generate: bool = False,
     workers: int | None = None,
+    vectorize: bool = False,
     keep_runs: KeepRuns = "logs",
     progress: Progress | None = None,
     observe: Observer | None = None,
@@ -104,6 +106,8 @@ def run_suite(
         data: directory of datasets; by default each source's own, and OUT/data for generated ones.
         generate: generate data that the suite wants generated and that are missing.
         workers: simulator processes that generate data; by default as many as there are cores.
+        vectorize: train the seeds of a cell together, as one job; see `genpolicy.training.agent_group`. Cells that see
+            images or learn online, and the toy study, are run seed by seed all the same.
         keep_runs: what to keep of a finished run: ``all``, its ``logs``, or ``none`` of it.
         progress: called with (done, total, description) while data are generated.
         observe: sees the events of each round of jobs pass by; called with them and the numbers of all jobs and of
@@ -139,7 +143,8 @@ def run_suite(
         )
         known = workspace.finished()
         waiting = [key for key in dict.fromkeys(job.key for job in runnable) if key not in known]
-        interrupted = _run_rounds(workspace, waiting, executor or InProcess(), retries, observe)
+        groups = _groups(runnable) if vectorize else {}
+        interrupted = _run_rounds(workspace, waiting, groups, executor or InProcess(), retries, observe)
         failures = {
             key: record["error"] for key, record in workspace.failures().items() if not workspace.has_result(key)
         }
@@ -150,6 +155,7 @@ def run_suite(
 def _run_rounds(
     workspace: Workspace,
     keys: Sequence[str],
+    groups: Mapping[str, Hashable],
     executor: Executor,
     retries: int,
     observe: Observer | None,
@@ -158,7 +164,11 @@ def _run_rounds(
     attempts, waiting = Counter[str](), list(keys)
     while waiting:
         again, busy = [], 0
-        events = executor.run(workspace.path, waiting)
+        units: dict[Hashable, Unit] = {}
+        for key in waiting:
+            group = groups.get(key, key)
+            units[group] = (*units.get(group, ()), key)
+        events = executor.run(workspace.path, list(units.values()))
         if observe is not None:
             status = workspace.status()
             events = observe(events, total=status.jobs, done=status.completed + status.diverged)
@@ -175,6 +185,14 @@ def _run_rounds(
             time.sleep(_BUSY_SECONDS)
         waiting = again
     return False
+
+
+def _groups(jobs: Sequence[Job]) -> dict[str, Hashable]:
+    """By key: what jobs have in common that can be trained together."""
+    from genpolicy.training.run import can_be_vectorized
+
+    able = [job for job in jobs if job.cell.kind == "train" and can_be_vectorized(job.config)]
+    return {job.key: identity(job.cell) for job in able}
 
 
 def _settle_versions(workspace: Workspace, keys: set[str], old_results: OldResults | None) -> None:

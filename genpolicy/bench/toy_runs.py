@@ -118,7 +118,7 @@ def run_job(job: Job, *, compiled: dict[Any, Agent] | None = None, graph: Any = 
         if graph in compiled:
             compiled[graph].load_state_dict(agent.state_dict())
         else:
-            agent.compile()
+            agent.accelerate()
             compiled[graph] = agent
         agent = compiled[graph]
     data = torch.Generator().manual_seed(10_000 + job.seed)

@@ -1,9 +1,10 @@
-"""A job that trains an agent in a run directory: start or resume it, check it, measure it."""
+"""Jobs that train an agent in a run directory: start or resume them, check them, measure them."""
 
 import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,19 +13,22 @@ import numpy as np
 
 from genpolicy.bench.code_version import code_version
 from genpolicy.bench.expansion import evaluation_steps
-from genpolicy.bench.jobs import Job, identity_of
+from genpolicy.bench.jobs import Job, Measured, end_of, identity_of
 from genpolicy.bench.latency import act_seconds
 from genpolicy.config import RunConfig, from_yaml
 from genpolicy.errors import CheckpointError, DataError, GenpolicyError
 from genpolicy.training.agent import Agent
-from genpolicy.training.run import restore, resume, train
+from genpolicy.training.run import restore, resume, train, train_group
 from genpolicy.training.run_directory import RunDirectory
 from genpolicy.training.storage import to_json, write_atomic
+from genpolicy.training.trainer import TrainResult
 
+_CODE = "code.json"
+"""In a run directory: the code that began the run, and how many runs were computed together."""
 _MACHINE = ("versions", "hardware", "platform", "threads")
 
 
-def run_training_job(job: Job, path: Path) -> dict[str, Any] | None:
+def run_training_job(job: Job, path: Path) -> Measured | None:
     """Train to the end, from a checkpoint if there is one, and measure.
 
     Args:
@@ -38,32 +42,67 @@ def run_training_job(job: Job, path: Path) -> dict[str, Any] | None:
         GenpolicyError: if the run fails, or its directory was changed by hand; NonFiniteError if it diverges.
     """
     started = time.perf_counter()
-    config = dataclasses.replace(
-        job.config,
-        run_dir=str(path),
-        data=dataclasses.replace(job.config.data, dir=_text(job.cell.source.directory or job.config.data.dir)),
-    )
-    if _begun_here(path):
+    config, before = _prepare(job, path)
+    _, trained = train(config) if config.resume is None else resume(config)
+    return _measure(job, path, trained, before, time.perf_counter() - started)
+
+
+def run_training_jobs(jobs: Sequence[Job], paths: Sequence[Path]) -> list[Measured | Exception | None]:
+    """Do `run_training_job` for jobs that differ in the seed alone, as one batched computation.
+
+    Args:
+        jobs: what to run.
+        paths: the run directory of each.
+
+    Returns:
+        For each job what `run_training_job` returns or raises.
+
+    Raises:
+        GenpolicyError: for what is wrong with all of them.
+    """
+    started = time.perf_counter()
+    prepared = [end_of(_prepare, job, path, len(jobs)) for job, path in zip(jobs, paths, strict=True)]
+    ends: list[Any] = [one if isinstance(one, Exception) else None for one in prepared]
+    able = {index: one for index, one in enumerate(prepared) if not isinstance(one, Exception)}
+    trained = train_group([config for config, _ in able.values()]) if able else []
+    seconds = time.perf_counter() - started
+    for (index, (_, before)), (_, end) in zip(able.items(), trained, strict=True):
+        measured = (jobs[index], paths[index], end, before, seconds)
+        ends[index] = end if isinstance(end, Exception) else end_of(_measure, *measured)
+    return ends
+
+
+def _prepare(job: Job, path: Path, together: int = 1) -> tuple[RunConfig, float]:
+    """The configuration to begin a job with, or to go on with it, and the seconds that it has taken so far."""
+    data = dataclasses.replace(job.config.data, dir=_text(job.cell.source.directory or job.config.data.dir))
+    config = dataclasses.replace(job.config, data=data)
+    begun = _begun_here(path)
+    if begun:
         _check_untouched(path, job)
-        before = _logged(path, "train")[-1]["time/seconds"] if _logged(path, "train") else 0.0
-        run, trained = resume(dataclasses.replace(config, run_dir=None, resume=str(path)))
+        together = max(together, _computed_together(path))
     else:
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
-        write_atomic(path / "code.json", to_json(code_version()))
-        before = 0.0
-        run, trained = train(config)
+    write_atomic(path / _CODE, to_json(code_version() | {"together": together}))
+    if not begun:
+        return dataclasses.replace(config, run_dir=str(path)), 0.0
+    log = _logged(path, "train")
+    return dataclasses.replace(config, resume=str(path)), log[-1]["time/seconds"] if log else 0.0
+
+
+def _measure(job: Job, path: Path, trained: TrainResult, before: float, seconds: float) -> Measured | None:
+    """What is known of a run after its training, which took `seconds`; None if it was interrupted."""
     if trained.state != "completed":
         return None
-    trained_at = time.perf_counter()
-    facts = json.loads((run.path / "provenance.json").read_text())
+    started = time.perf_counter()
+    facts = json.loads((path / "provenance.json").read_text())
     if facts["dataset_sha256"] != job.dataset_sha256 and job.dataset_sha256 is not None:
         raise DataError(
             f"The data of {job.task} changed while the job ran: sha256 was {job.dataset_sha256} and is "
             f"{facts['dataset_sha256']}. Start `genpolicy bench run` again."
         )
     evaluations = read_evaluations(path, job)
-    agent = restore(run.path, checkpoint="last")
+    agent = restore(path, checkpoint="last")
     log = _logged(path, "train")
     counted = [evaluation["score"] for evaluation in evaluations[-job.cell.averaged :]]
     result = {
@@ -75,10 +114,11 @@ def run_training_job(job: Job, path: Path) -> dict[str, Any] | None:
         "updates_per_second": median(line["time/updates_per_second"] for line in log) if log else None,
         "act_milliseconds": 1000 * _act_seconds(agent, facts["data"]["observation_shape"], job.config),
         **costs_of(agent, job.config),
+        "together": _computed_together(path),
         "machine": {name: facts[name] for name in _MACHINE} | {"device": job.config.device},
     }
-    now = time.perf_counter()
-    return result | {"seconds": before + now - started, "training_seconds": trained_at - started}
+    measuring = time.perf_counter() - started
+    return result | {"seconds": before + seconds + measuring, "training_seconds": seconds}
 
 
 def costs_of(agent: Agent, config: RunConfig) -> dict[str, int]:
@@ -122,9 +162,14 @@ def _begun_here(path: Path) -> bool:
     if not RunDirectory.exists(path):
         return False
     try:
-        return json.loads((path / "code.json").read_bytes())["digest"] == code_version()["digest"]
+        return json.loads((path / _CODE).read_bytes())["digest"] == code_version()["digest"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _computed_together(path: Path) -> int:
+    """How many runs were computed together, this one included, at some time of it."""
+    return json.loads((path / _CODE).read_bytes())["together"]
 
 
 def _check_untouched(path: Path, job: Job) -> None:

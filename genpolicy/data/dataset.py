@@ -6,7 +6,7 @@ state without a successor, so an episode of ``T + 1`` rows has ``T`` transitions
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from genpolicy.data._validation import check_arrays, hash_arrays
 from genpolicy.errors import CheckpointError, ConfigError
+from genpolicy.recording import Replayed
 
 if TYPE_CHECKING:
     from genpolicy.data.store import RowFile
@@ -283,6 +284,9 @@ class BatchSampler:
         powers = torch.tensor([discount**k for k in range(n_step + 1)], dtype=torch.float64)
         self._weights, self._discounts = powers[:-1].to(home, precision), powers.float().to(home)
         self._rewards, self._masks = self._return_tables()
+        self._make: Callable[[], dict[str, Tensor]] = lambda: self.gather(self._draw())
+        if home.type == "cuda":
+            self._make = Replayed(self._make, [self._generator])
         self._readers = None if dataset.file is None else ThreadPoolExecutor(_READERS, "genpolicy-reader")
         self._ahead: deque[tuple[Tensor, Future[dict[str, Tensor]]]] = deque()
 
@@ -299,7 +303,7 @@ class BatchSampler:
             images are uint8.
         """
         if self._readers is None:
-            return self.gather(self._draw())
+            return self._make()
         while len(self._ahead) <= _READERS:
             state = self._generator.get_state()
             self._ahead.append((state, self._readers.submit(self.gather, self._draw())))

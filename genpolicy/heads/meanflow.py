@@ -129,6 +129,11 @@ class MeanFlowHead(GenerativeHead):
             return 2 * torch.rand(n, self.action_dim, generator=generator, device=generator.device) - 1
         return self.config.noise_scale * super().noise(n, generator)
 
+    @property
+    def follows_progress(self) -> bool:
+        """Whether the objective changes in the course of training."""
+        return self.objective.follows_progress
+
     def draw(self, n: int, generator: torch.Generator) -> MeanFlowDraws:
         """Draw noise and times for n rows; a curriculum is at its end."""
         return self.draw_at(1.0, n, generator)

@@ -82,6 +82,8 @@ class Objective(ABC):
     """Whether the network must know the interval's lower end."""
     needs_instants: bool = False
     """Whether the data enters in rows with r = t only, so that there must be some."""
+    follows_progress: bool = False
+    """Whether draws depend on how far the curriculum is."""
 
     def draw(self, n: int, generator: torch.Generator, progress: float) -> Tensor | tuple[()]:
         """Return what else `regression` needs for n rows, as (n, 1), or ().
@@ -200,6 +202,8 @@ class Alpha(Objective):
 
     Cost: two forward passes, one of them with gradient, one backward pass.
     """
+
+    follows_progress = True
 
     steepness = 25.0
     smallest = 0.005

@@ -12,7 +12,8 @@ class HasCurriculum(Protocol):
     """A head with a curriculum: how far training is enters its loss through the draws.
 
     So the loss stays a function of parameters, batch and draws alone, and a resumed run, which knows its step, goes on
-    with the same draws.
+    with the same draws. A head that is configured without its curriculum may say so by an attribute `follows_progress`
+    that is false: its draws are then made faster on a GPU.
     """
 
     def draw_at(self, progress: float, n: int, generator: torch.Generator) -> Any:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from genpolicy.networks.base import Backbone
 from genpolicy.networks.embeddings import SinusoidalTime
-from genpolicy.networks.layers import RMSNorm, join, linear
+from genpolicy.networks.layers import GELU, RMSNorm, join, linear
 from genpolicy.options import Options, option
 from genpolicy.registry import BACKBONES
 
@@ -116,7 +116,7 @@ class Block(nn.Module):
         self.value = linear(width, width)
         self.attention_out = linear(width, width)
         self.mlp_norm = RMSNorm(width)
-        self.mlp = nn.Sequential(linear(width, 4 * width), nn.GELU(approximate="tanh"), linear(4 * width, width))
+        self.mlp = nn.Sequential(linear(width, 4 * width), GELU(), linear(4 * width, width))
 
     def forward(self, x: Float[Tensor, "*batch width"], condition: Tensor) -> Float[Tensor, "*batch width"]:
         """Return the block's output; `condition` is SiLU(c) and broadcasts over the batch axes."""

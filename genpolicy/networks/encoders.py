@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genpolicy.networks.layers import LAYER_NORM_EPS, linear
+from genpolicy.networks.layers import GELU, LAYER_NORM_EPS, linear
 from genpolicy.options import Options, option
 from genpolicy.registry import ENCODERS
 
@@ -86,7 +86,7 @@ class ImpalaSmall(Encoder):
         layers: list[nn.Module] = []
         wide = height * width * channels
         for hidden in config.hidden_dims:
-            layers += [linear(wide, hidden), nn.GELU(approximate="tanh")]
+            layers += [linear(wide, hidden), GELU()]
             if config.layer_norm:
                 layers.append(nn.LayerNorm(hidden, eps=LAYER_NORM_EPS))
             wide = hidden

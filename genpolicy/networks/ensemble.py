@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genpolicy.networks.layers import LAYER_NORM_EPS
+from genpolicy.networks.layers import GELU, LAYER_NORM_EPS
 
 
 class EnsembleLinear(nn.Module):
@@ -22,7 +22,7 @@ class EnsembleLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "E B in"]) -> Float[Tensor, "E B out"]:
         """Apply member e to x[e]."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        return torch.bmm(x, self.weight) + self.bias
 
 
 class EnsembleNorm(nn.Module):
@@ -57,6 +57,7 @@ class EnsembleMLP(nn.Module):
         self.size = size
         widths = [in_dim, *hidden_dims, out_dim]
         self.linears = nn.ModuleList(EnsembleLinear(size, a, b) for a, b in pairwise(widths))
+        self.activation = GELU()
         self.norms = nn.ModuleList(EnsembleNorm(size, width) for width in hidden_dims if layer_norm)
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "E *batch out"]:
@@ -65,7 +66,7 @@ class EnsembleMLP(nn.Module):
         x = x.reshape(1, -1, x.shape[-1]).expand(self.size, -1, -1)
         *hidden, last = self.linears
         for index, layer in enumerate(hidden):
-            x = functional.gelu(layer(x), approximate="tanh")
+            x = self.activation(layer(x))
             if self.norms:
                 x = self.norms[index](x)
         return last(x).reshape(self.size, *batch, -1)

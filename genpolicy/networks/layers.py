@@ -1,5 +1,6 @@
 """Small pieces that backbones share: initialisation, joining of inputs, the reference's normalisation."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -53,6 +54,22 @@ class Linear(nn.Linear):
         if tangent is None:
             return output
         return forward_ad.make_dual(output, functional.linear(tangent, self.weight), level=_level())
+
+
+class GELU(nn.Module):
+    """GELU in its tanh approximation (arXiv:1606.08415, section 2), Flax's default.
+
+        gelu(x) = x / 2 (1 + tanh(u)) = x sigmoid(2 u),    u = sqrt(2 / pi) (x + 0.044715 x^3)
+
+    Compiled code computes the second form, which is the same function and on a CPU takes a third of the time: the
+    compiler's vectorised tanh costs several times its exponential. In eager mode torch's own kernel is one call.
+    """
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Apply it to each element."""
+        if not torch.compiler.is_compiling():
+            return functional.gelu(x, approximate="tanh")
+        return x * torch.sigmoid((x + 0.044715 * x * x * x) * math.sqrt(8 / math.pi))
 
 
 def linear(in_dim: int, out_dim: int, *, scale: float = 1.0) -> Linear:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from genpolicy.networks.base import Backbone
 from genpolicy.networks.embeddings import SinusoidalTime
-from genpolicy.networks.layers import LAYER_NORM_EPS, join, linear
+from genpolicy.networks.layers import GELU, LAYER_NORM_EPS, join, linear
 from genpolicy.options import Options, option
 from genpolicy.registry import BACKBONES
 
@@ -43,7 +43,7 @@ class MLP(Backbone):
         width = feature_dim + input_dim + num_times * (config.time_features if sinusoidal else 1)
         layers: list[nn.Module] = []
         for hidden in config.hidden_dims:
-            layers += [linear(width, hidden), nn.GELU(approximate="tanh")]
+            layers += [linear(width, hidden), GELU()]
             if config.layer_norm:
                 layers.append(nn.LayerNorm(hidden, eps=LAYER_NORM_EPS))
             width = hidden

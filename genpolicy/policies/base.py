@@ -221,6 +221,11 @@ def draw_for_head(head: GenerativeHead, n: int, generator: torch.Generator, prog
     return head.draw(n, generator)
 
 
+def draws_follow_progress(head: GenerativeHead) -> bool:
+    """Whether a head's draws depend on how far training is, besides the generator."""
+    return isinstance(head, HasCurriculum) and getattr(head, "follows_progress", True)
+
+
 def cloning_loss(head: GenerativeHead, batch: Batch, head_draws: Any) -> PolicyLoss:
     """Mean of the head's loss over the batch: behaviour cloning."""
     fit = head.loss(batch.features, batch.actions, head_draws)

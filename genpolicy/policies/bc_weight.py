@@ -77,7 +77,7 @@ class BCWeight:
             state: the explicit state, with "step".
         """
         if self.config.kind == "fixed":
-            return fit.new_tensor(self.initial), {}
+            return fit.new_full((), self.initial), {}
         if self.config.kind == "cosine":
             return self._cosine(state["step"]), {}
         return self._adaptive(fit, state)

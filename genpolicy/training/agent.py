@@ -1,7 +1,7 @@
 """The agent: parts, optimisers and explicit state behind `update` and `act`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,9 @@ from genpolicy.data.augmentation import draw_crops, random_crop
 from genpolicy.errors import CheckpointError, ShapeError
 from genpolicy.networks.own_encoders import OwnEncoders
 from genpolicy.options import Options, option
-from genpolicy.policies.base import Policy
-from genpolicy.training.compilation import compile_update
+from genpolicy.policies.base import Policy, draws_follow_progress
+from genpolicy.recording import Replayed
+from genpolicy.training.compilation import compile_update, keep_freed_memory, replayed
 from genpolicy.training.optimizer import Adam, OptimizerConfig
 
 logger = logging.getLogger(__name__)
@@ -160,6 +161,7 @@ class Agent:
         self._pretrain = self._pretrain_update
         self._delayed = self._critic_update
         self._valued = self._critic_and_target_update
+        self._draw_for_update: Callable[[int], dict[str, Any]] = lambda n: self._draw(n, self.generators["training"])
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
@@ -200,7 +202,7 @@ class Agent:
 
     def draw(self, n: int) -> dict[str, Any]:
         """Draw every random number of one update on n rows from the training generator."""
-        return self._draw(n, self.generators["training"])
+        return self._draw_for_update(n)
 
     def update_with_draws(self, batch: Batch, draws: dict[str, Any], *, with_policy: bool = True) -> dict[str, Tensor]:
         """Do one update whose randomness is given: a deterministic function of parameters, state and arguments."""
@@ -228,16 +230,9 @@ class Agent:
             The scalar losses by part ("policy", "critic"), the metrics, and the policy's new explicit state.
         """
         for_policy, for_critic = self._see(batch, draws)
-        fit = self.policy.loss(for_policy, self.critic, draws["policy"], self.state if state is None else state)
-        losses, metrics = (
-            {"policy": fit.loss},
-            {f"policy/{name}": value for name, value in fit.metrics.items()},
-        )
-        if self.critic is not None:
-            value = self.critic.loss(for_critic, self.policy, draws["critic"])
-            losses["critic"] = value.loss
-            metrics |= {f"critic/{name}": metric for name, metric in value.metrics.items()}
-        return losses, metrics, fit.state
+        losses, metrics, state = self._policy_losses(for_policy, draws, self.state if state is None else state)
+        of_critic, critic_metrics, _ = self._critic_losses(for_critic, draws)
+        return losses | of_critic, metrics | critic_metrics, state
 
     def gradients(self, losses: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
         """Differentiate each loss with respect to its own part; a parameter that takes no part gets zeros."""
@@ -277,11 +272,46 @@ class Agent:
             next_actions=self._actions(batch, "next_actions", n) if "next_actions" in batch else None,
         )
 
-    def compile(self) -> None:
-        """Compile the update as one region; falls back to eager, with a warning, where that is not possible."""
-        self._update = compile_update(self._full_update)
-        self._delayed = compile_update(self._critic_update)
-        self._valued = compile_update(self._critic_and_target_update)
+    def accelerate(self, *, compiled: bool = True) -> None:
+        """Make updates fast: compiled as one region, and on a CUDA device replayed as one graph.
+
+        The numbers stay the same up to the rounding of another order of operations. What cannot be compiled runs
+        eagerly, with a warning; on a CUDA device it is replayed all the same.
+
+        Args:
+            compiled: false leaves the compiler out, which takes about a minute before the first update.
+        """
+        fast = compile_update if compiled else lambda update: update
+        self._delayed, self._valued = fast(self._critic_update), fast(self._critic_and_target_update)
+        if self.device.type != "cuda":
+            keep_freed_memory()
+            self._update = fast(self._full_update)
+            return
+        whole = fast(self._full_update)
+        if self.critic is not None and not self.images:
+            whole = self._in_two_streams(*map(fast, (self._policy_gradients, self._critic_gradients, self._finish)))
+        self._update, self._delayed, self._valued = map(replayed, (whole, self._delayed, self._valued))
+        self.record_draws()
+
+    def record_draws(self) -> None:
+        """On a CUDA device, let the draws of an update be made by one launch, if it is always the same work."""
+        if self.device.type == "cuda" and not draws_follow_progress(self.policy.head):
+            generator = self.generators["training"]
+            self._draw_for_update = Replayed(lambda n: self._draw(n, generator), [generator])
+
+    def _in_two_streams(self, for_policy: Callable, for_critic: Callable, finish: Callable) -> Callable:
+        """The full update with both losses at once: each alone leaves most of a GPU idle."""
+        stream = torch.cuda.Stream(self.device)
+
+        def update(batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                of_critic, critic_metrics = for_critic(batch, draws)
+            of_policy, metrics, state = for_policy(batch, draws)
+            torch.cuda.current_stream().wait_stream(stream)
+            return metrics | critic_metrics | finish(of_policy | of_critic, state)
+
+        return update
 
     # Acting
 
@@ -395,17 +425,28 @@ class Agent:
 
     def _full_update(self, batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
         losses, metrics, state = self.losses(batch, draws)
-        gradients = self.gradients(losses)
+        return metrics | self._finish(self.gradients(losses), state)
+
+    def _finish(self, gradients: Mapping[str, tuple[Tensor, ...]], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take the steps of a full update and move the targets."""
         if self.config.target_update == "before_step":
             self._update_targets()
-        metrics |= self._step(gradients, state)
+        metrics = self._step(gradients, state)
         if self.config.target_update == "after_step":
             self._update_targets()
         return metrics
 
+    def _policy_gradients(self, batch: Batch, draws: dict[str, Any]) -> tuple[Any, ...]:
+        losses, metrics, state = self._policy_losses(batch, draws, self.state)
+        return self.gradients(losses), metrics, state
+
+    def _critic_gradients(self, batch: Batch, draws: dict[str, Any]) -> tuple[Any, ...]:
+        losses, metrics, _ = self._critic_losses(batch, draws)
+        return self.gradients(losses), metrics
+
     def _critic_update(self, batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
         """The update between two of a delayed policy."""
-        losses, metrics, _ = self._critic_losses(batch, draws)
+        losses, metrics, _ = self._critic_losses(self._see(batch, draws)[1], draws)
         gradients = self.gradients(losses)
         if self.config.resting_policy == "zero_gradient":
             gradients["policy"] = tuple(torch.zeros_like(one) for one in self.policy_optimizer.parameters)
@@ -415,7 +456,7 @@ class Agent:
         """The update of the critic and its target, with the policy as it is."""
         if self.critic is None:
             return self._step({}, {})
-        losses, metrics, _ = self._critic_losses(batch, draws)
+        losses, metrics, _ = self._critic_losses(self._see(batch, draws)[1], draws)
         gradients = self.gradients(losses)
         if self.config.target_update == "before_step":
             self.critic.update_targets()
@@ -425,19 +466,24 @@ class Agent:
         return metrics
 
     def _pretrain_update(self, batch: Batch, draws: dict[str, Any]) -> dict[str, Tensor]:
-        losses, metrics, _ = self._pretrain_losses(batch, draws)
+        losses, metrics, _ = self._pretrain_losses(self._see(batch, draws)[0], draws)
         return metrics | self._step(self.gradients(losses), {})
 
+    def _policy_losses(self, batch: Batch, draws: dict[str, Any], state: Mapping[str, Tensor]) -> Losses:
+        """What `losses` returns, for the policy alone, of the batch as it sees it."""
+        fit = self.policy.loss(batch, self.critic, draws["policy"], state)
+        return {"policy": fit.loss}, {f"policy/{name}": value for name, value in fit.metrics.items()}, fit.state
+
     def _critic_losses(self, batch: Batch, draws: dict[str, Any], _: Any = None) -> Losses:
-        """What `losses` returns, for the critic alone."""
+        """What `losses` returns, for the critic alone, of the batch as it sees it."""
         if self.critic is None:
             return {}, {}, {}
-        value = self.critic.loss(self._see(batch, draws)[1], self.policy, draws["critic"])
+        value = self.critic.loss(batch, self.policy, draws["critic"])
         return {"critic": value.loss}, {f"critic/{name}": metric for name, metric in value.metrics.items()}, {}
 
     def _pretrain_losses(self, batch: Batch, draws: dict[str, Any], _: Any = None) -> Losses:
-        """What `losses` returns, for pretraining the policy."""
-        fit = self.policy.pretrain_loss(self._see(batch, draws)[0], draws["policy"])
+        """What `losses` returns, for pretraining the policy, of the batch as it sees it."""
+        fit = self.policy.pretrain_loss(batch, draws["policy"])
         return {"policy": fit.loss}, {f"policy/{name}": value for name, value in fit.metrics.items()}, {}
 
     def _see(self, batch: Batch, draws: dict[str, Any]) -> tuple[Batch, Batch]:

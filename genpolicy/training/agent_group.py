@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from genpolicy.batch import Batch
 from genpolicy.errors import ConfigError, ShapeError
+from genpolicy.recording import Replayed
 from genpolicy.training.agent import Agent, Losses
 from genpolicy.training.optimizer import StackedAdam
 
@@ -39,6 +40,7 @@ class AgentGroup:
         _check(agents)
         self.agents = list(agents)
         self._stack = _Stack(self.agents)
+        self._join: Callable[..., tuple[Batch, dict[str, Any]]] = self._encoded_and_stacked
 
     @property
     def step(self) -> int:
@@ -68,18 +70,28 @@ class AgentGroup:
         if self._stack.step != self.agents[0].step:  # the agents have loaded a state
             self._stack.adopt_counts(self.agents)
         draws = [agent.draw(rows) for agent, rows in zip(self.agents, sizes, strict=True)]
-        encoded = [agent.encode(batch) for agent, batch in zip(self.agents, batches, strict=True)]
-        metrics = self._stack.update_with_draws(_stacked(encoded), _stacked(draws))
+        metrics = self._stack.update_with_draws(*self._join(list(batches), draws))
         for agent in self.agents:
             agent.step += 1
-            for mine, stacked in zip(agent._optimizers().values(), self._stack._optimizers().values(), strict=True):
-                mine.count.copy_(stacked.count)
+        for part, optimizer in self._stack._optimizers().items():
+            counts = [agent._optimizers()[part].count for agent in self.agents]
+            torch._foreach_copy_(counts, [optimizer.count] * len(counts))
         split = {name: value.expand(len(self.agents)).unbind() for name, value in metrics.items()}
         return [{name: values[index] for name, values in split.items()} for index in range(len(self.agents))]
 
-    def compile(self) -> None:
-        """Compile the update of all agents as one region; see `Agent.compile`."""
-        self._stack.compile()
+    def accelerate(self, *, compiled: bool = True) -> None:
+        """Make updates of all agents fast; see `Agent.accelerate`."""
+        self._stack.accelerate(compiled=compiled)
+        if self._stack.device.type == "cuda":
+            self._join = Replayed(self._join)
+            for agent in self.agents:
+                agent.record_draws()
+
+    def _encoded_and_stacked(
+        self, batches: Sequence[Mapping[str, Tensor]], draws: Sequence[dict[str, Any]]
+    ) -> tuple[Batch, dict[str, Any]]:
+        encoded = [agent.encode(batch) for agent, batch in zip(self.agents, batches, strict=True)]
+        return _stacked(encoded), _stacked(draws)
 
 
 class _Stack(Agent):
@@ -123,9 +135,9 @@ class _Stack(Agent):
         for part, optimizer in self._optimizers().items():
             optimizer.count.copy_(torch.stack([one._optimizers()[part].count for one in members]).min())
 
-    def losses(self, batch: Batch, draws: dict[str, Any], state: Mapping[str, Tensor] | None = None) -> Losses:
-        """Evaluate the members' losses: what `Agent.losses` returns, each with a leading axis n."""
-        return self._of_members(super().losses, batch, draws)
+    def _policy_losses(self, batch: Batch, draws: dict[str, Any], state: Mapping[str, Tensor]) -> Losses:
+        """What `Agent._policy_losses` returns, each with a leading axis n; the others below likewise."""
+        return self._of_members(super()._policy_losses, batch, draws)
 
     def gradients(self, losses: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
         """Differentiate the sum of the members' losses: each depends on its member's parameters alone."""

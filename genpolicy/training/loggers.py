@@ -104,6 +104,7 @@ class WandbLogger:
                 name=name or run.path.name,
                 id=_run_id(run),
                 resume="allow",
+                reinit="create_new",  # seeds that are trained together each have a run
                 mode=mode,
                 dir=str(run.path),
                 config=dict(config or {}),

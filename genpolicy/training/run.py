@@ -120,7 +120,12 @@ def train_seeds(config: RunConfig, *, progress: Progress | None = None) -> list[
     ]
     if not config.vectorize:
         return [train(one, progress=progress) for one in configs]
-    return _train_group(configs, progress)
+    return _all_or_error(train_group(configs, progress=progress))
+
+
+def can_be_vectorized(config: RunConfig) -> bool:
+    """Whether `train_group` takes runs of a configuration: those that see images or learn online are left out."""
+    return config.encoder is None and not config.trainer.online_steps
 
 
 def seed_directories(folder: str | Path) -> list[Path]:
@@ -138,11 +143,24 @@ def _go_on_with_seeds(config: RunConfig, progress: Progress | None) -> list[tupl
     ]
     if not config.vectorize:
         return [resume(one, progress=progress) for one in configs]
-    return _train_group(configs, progress)
+    return _all_or_error(train_group(configs, progress=progress))
 
 
-def _train_group(configs: Sequence[RunConfig], progress: Progress | None) -> list[tuple[RunDirectory, TrainResult]]:
-    """Train runs of one configuration but for the seed as a group; those with `resume` go on."""
+def train_group(
+    configs: Sequence[RunConfig], *, progress: Progress | None = None
+) -> list[tuple[RunDirectory, TrainResult | Exception]]:
+    """Train runs that differ in their seed alone as one batched computation.
+
+    Args:
+        configs: one for each run; those with `resume` go on, the others begin in their `run_dir`.
+        progress: is told about each step of the first run.
+
+    Returns:
+        The run directories and how each run ended, or the error that ended it.
+
+    Raises:
+        GenpolicyError: for what is wrong with all of them.
+    """
     first = configs[0]
     if first.trainer.online_steps:
         raise ConfigError(
@@ -151,7 +169,6 @@ def _train_group(configs: Sequence[RunConfig], progress: Progress | None) -> lis
         )
     task = _task(first)
     _set_threads(first)
-    going_on = first.resume is not None
     stop = StopSignals()
     with _open_sources(first, task) as sources, contextlib.ExitStack() as stack:
         agents = [_make_agent(config, sources) for config in configs]
@@ -160,20 +177,24 @@ def _train_group(configs: Sequence[RunConfig], progress: Progress | None) -> lis
         runs = []
         for config in configs:
             path = Path(config.resume or config.run_dir or "")
-            runs.append(_open_run(path, sources, task) if going_on else _create_run(path, config, sources))
+            runs.append(_open_run(path, sources, task) if config.resume else _create_run(path, config, sources))
         trainers = [
             stack.enter_context(
                 _trainer(config, task, agent, run, sources, progress if agent is agents[0] else None, stop=stop)
             )
             for config, agent, run in zip(configs, agents, runs, strict=True)
         ]
-        ends = train_together(trainers, group, stop=stop, resume=going_on)
-    results = [end for end in ends if isinstance(end, TrainResult)]
-    errors = {run.path: end for run, end in zip(runs, ends, strict=True) if isinstance(end, Exception)}
-    if errors:
+        ends = train_together(trainers, group, stop=stop, resume=any(config.resume for config in configs))
+    return list(zip(runs, ends, strict=True))
+
+
+def _all_or_error(ends: list[tuple[RunDirectory, TrainResult | Exception]]) -> list[tuple[RunDirectory, TrainResult]]:
+    results = [(run, end) for run, end in ends if isinstance(end, TrainResult)]
+    if len(results) < len(ends):
+        errors = {run.path: end for run, end in ends if isinstance(end, Exception)}
         listed = "; ".join(f"{path}: {error}" for path, error in errors.items())
-        raise GenpolicyError(f"{len(errors)} of {len(runs)} runs failed, the others ended as they should. {listed}")
-    return list(zip(runs, results, strict=True))
+        raise GenpolicyError(f"{len(errors)} of {len(ends)} runs failed, the others ended as they should. {listed}")
+    return results
 
 
 def stored_config(path: str | Path, given: RunConfig | None = None, keys: tuple[str, ...] = ()) -> RunConfig:
@@ -375,7 +396,7 @@ def _compile_if_it_pays(learner: Agent | AgentGroup, config: RunConfig) -> None:
     wanted = config.trainer.compile
     if wanted or (wanted is None and updates >= COMPILE_PAYS_AFTER):
         logger.info("The update is compiled (trainer.compile=false turns it off).")
-        learner.compile()
+        learner.accelerate()
 
 
 @contextlib.contextmanager

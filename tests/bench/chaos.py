@@ -1,9 +1,15 @@
-"""Runs a suite while killing the runner and its workers.
+"""Runs a suite undisturbed, then again while killing the runner and its workers, and compares results and reports.
 
-python -m tests.bench.chaos OUT KILLS SUITE [arguments of bench run]
+python -m tests.bench.chaos FOLDER KILLS SUITE [arguments of bench run]
+
+The suite `quick` takes twelve minutes of CPU each time, and is no test for that:
+
+python -m tests.bench.chaos /tmp/chaos 20 quick --workers 2 --generate
 """
 
+import csv
 import json
+import math
 import os
 import random
 import signal
@@ -21,6 +27,10 @@ EARLY = 0.25
 TIMES = ("updates_per_second", "act_milliseconds", "seconds", "training_seconds", "overhead_seconds", "finished")
 
 
+TIME_COLUMNS = ("seconds", "ms per action", "updates / s", "minutes per run")
+"""Of the tables of a report."""
+
+
 def bench_run(out: Path, arguments: Sequence[str]) -> subprocess.Popen:
     command = [sys.executable, "-m", "genpolicy.cli", "bench", "run", *arguments, "--out", str(out)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
@@ -30,12 +40,16 @@ def bench_run(out: Path, arguments: Sequence[str]) -> subprocess.Popen:
 def run_disturbed(out: Path, arguments: Sequence[str], kills: int, seed: int = 0) -> dict[str, int]:
     """Kill what runs `kills` times, start the runner again whenever it is gone, and let it finish.
 
+    The kills are spread over the run: the next one comes when so many jobs have ended.
+
     Returns:
         How many times which kind of process was killed, and how many times the runner was started.
     """
     draw, killed = random.Random(seed), {"runner": 0, "worker": 0, "everything": 0}
     starts, runner, start_seconds = 1, bench_run(out, arguments), 1.0
     while sum(killed.values()) < kills and runner.poll() != 0:
+        due = sum(killed.values()) / (kills + 1)
+        wait_for(lambda: runner.poll() is not None or share_of_results(out) >= due, math.inf)  # noqa: B023
         start_seconds = wait_for_moment(runner, out, draw, start_seconds)
         if runner.poll() is None:
             workers = children(runner.pid)
@@ -67,6 +81,14 @@ def wait_for_moment(runner: subprocess.Popen, out: Path, draw: random.Random, st
     start_seconds = max(start_seconds, time.monotonic() - began)
     wait_for(ended, draw.uniform(0.0, 1.0))
     return start_seconds
+
+
+def share_of_results(out: Path) -> float:
+    """How many of the planned jobs have a result, from 0 to 1."""
+    try:
+        return len(list((out / "results").glob("*.json"))) / json.loads((out / "plan.json").read_text())["jobs"]
+    except FileNotFoundError:  # killed before there was a plan
+        return 0.0
 
 
 def saved_since(out: Path, wall: float) -> bool:
@@ -103,6 +125,16 @@ def results(out: Path) -> dict[str, Any]:
     return found
 
 
+def report_numbers(out: Path) -> dict[str, list[dict[str, str]]]:
+    """All tables of a report without times."""
+    found = {}
+    for file in sorted((out / "report").rglob("*.csv")):
+        with file.open(newline="") as lines:
+            rows = [{name: row[name] for name in row if name not in TIME_COLUMNS} for row in csv.DictReader(lines)]
+        found[file.relative_to(out).as_posix()] = rows
+    return found
+
+
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     """Wait until something is so, but not longer; says whether it is."""
     limit = time.monotonic() + seconds
@@ -112,5 +144,12 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 if __name__ == "__main__":
-    started = time.monotonic()
-    print(run_disturbed(Path(sys.argv[1]), sys.argv[3:], int(sys.argv[2])), f"{time.monotonic() - started:.0f} s")
+    folder, number, *suite = sys.argv[1:]
+    calm, struck = Path(folder, "calm"), Path(folder, "struck")
+    suite += ["--data", str(Path(folder, "data"))]
+    assert bench_run(calm, suite).wait() == 0
+    began = time.monotonic()
+    print(run_disturbed(struck, suite, int(number)), f"{time.monotonic() - began:.0f} s")
+    assert results(struck) == results(calm)
+    assert report_numbers(struck) == report_numbers(calm)
+    print(f"{len(results(calm))} results and {len(report_numbers(calm))} tables are equal")

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from genpolicy.training.signals import StopSignals
@@ -16,7 +17,16 @@ from genpolicy.training.signals import StopSignals
 STEPS = {"quick": 1, "slow": 40, "long": 10_000}
 
 
-def execute(out: Path, key: str) -> str:
+def alone(*keys: str) -> list[tuple[str, ...]]:
+    """Units of one job each."""
+    return [(key,) for key in keys]
+
+
+def execute(out: Path, keys: Sequence[str]) -> list[str]:
+    return [_execute(out, key) for key in keys]
+
+
+def _execute(out: Path, key: str) -> str:
     for name in ("results", "locks", "runs"):
         (out / name).mkdir(exist_ok=True)
     lock = os.open(out / "locks" / key, os.O_RDWR | os.O_CREAT)
@@ -80,15 +90,15 @@ def _note(file: Path, text: str) -> None:
 
 
 def main() -> None:
-    """Run jobs in a process that the tests can kill: OUT ENGINE WORKERS OPTIONS KEY..."""
+    """Run jobs in a process that the tests can kill: OUT ENGINE WORKERS OPTIONS KEY[+KEY]..."""
     from genpolicy.bench.executors.factory import ENGINES, read_options
 
-    out, engine, workers, options, *keys = sys.argv[1:]
+    out, engine, workers, options, *units = sys.argv[1:]
     executor, options_class = ENGINES[engine]
     given = dict(pair.split("=") for pair in options.split(",") if pair)
     runner = executor(int(workers), 3, read_options(engine, options_class, given), job=JOB)
     try:
-        for event in runner.run(Path(out), keys):
+        for event in runner.run(Path(out), [tuple(unit.split("+")) for unit in units]):
             print(event.key, event.state, event.detail, flush=True)
     except KeyboardInterrupt:
         sys.exit(130)

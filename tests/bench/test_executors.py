@@ -14,7 +14,7 @@ from genpolicy.bench.executors.base import Event, cause_of_death
 from genpolicy.bench.executors.local import LocalExecutor
 from genpolicy.bench.executors.progress import show
 from genpolicy.errors import ConfigError, GenpolicyError
-from tests.bench.stand_in_jobs import JOB, notes, processes, steps
+from tests.bench.stand_in_jobs import JOB, alone, notes, processes, steps
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ def start_runner(out: Path, *keys: str, engine: str = "local", workers: int = 2,
 class TestLocal:
     def test_every_job_ends_once_whatever_becomes_of_the_workers(self, tmp_path: Path, failures: dict[str, str]):
         keys = ["quick-1", "once-2", "segfault-3", "always-4", "failed-5", "quick-6"]
-        events = list(LocalExecutor(2, retries=1, job=JOB).run(tmp_path, keys))
+        events = list(LocalExecutor(2, retries=1, job=JOB).run(tmp_path, alone(*keys)))
         completed = dict.fromkeys(["quick-1", "once-2", "segfault-3", "quick-6"], "completed")
         assert final_states(events) == completed | {"always-4": "failed", "failed-5": "failed"}
         lost = {event.key: event.detail for event in events if event.state == "lost"}
@@ -71,9 +71,19 @@ class TestLocal:
         assert "Segmentation fault" in log
         assert sorted(path.name for path in (tmp_path / "results").iterdir()) == sorted(completed)
 
+    def test_jobs_of_a_unit_are_done_by_one_worker_and_lost_with_it(self, tmp_path: Path, failures: dict[str, str]):
+        units = [("quick-1", "once-2", "quick-3"), ("always-4", "quick-5"), ("quick-6",)]
+        events = list(LocalExecutor(2, retries=1, job=JOB).run(tmp_path, units))
+        assert [event.key for event in events if event.state == "started"].count("quick-1") == 2
+        together = {event.key for event in events if event.state == "lost"}
+        assert together == {"quick-1", "once-2", "quick-3", "always-4", "quick-5"}
+        states = final_states(events)
+        assert (states["quick-1"], states["once-2"], states["quick-3"]) == ("done", "completed", "completed")
+        assert states["always-4"] == states["quick-5"] == "failed" and set(failures) == {"always-4", "quick-5"}
+
     def test_workers_live_on_from_job_to_job(self, tmp_path: Path):
         keys = [f"quick-{number}" for number in range(6)]
-        events = list(LocalExecutor(1, job=JOB).run(tmp_path, keys))
+        events = list(LocalExecutor(1, job=JOB).run(tmp_path, alone(*keys)))
         assert [event.key for event in events if event.state == "completed"] == keys
         (pid,) = processes(tmp_path)
         assert not alive(pid)
@@ -81,15 +91,15 @@ class TestLocal:
 
     def test_a_results_folder_that_cannot_be_used_ends_the_run(self, tmp_path: Path):
         with pytest.raises(GenpolicyError, match="broken-1 could not be run: OSError: the disk is full"):
-            list(LocalExecutor(1, job=JOB).run(tmp_path, ["broken-1", "quick-2"]))
+            list(LocalExecutor(1, job=JOB).run(tmp_path, alone("broken-1", "quick-2")))
 
     def test_workers_that_do_not_start_end_the_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("genpolicy.bench.executors.local.FAILED_STARTS", 2)
         with pytest.raises(GenpolicyError, match=r"No worker starts: .*exit code 1.*no_such_module"):
-            list(LocalExecutor(1, job="no_such_module:execute").run(tmp_path, ["quick-1"]))
+            list(LocalExecutor(1, job="no_such_module:execute").run(tmp_path, alone("quick-1")))
 
     def test_a_caller_that_stops_listening_stops_the_workers(self, tmp_path: Path):
-        events = LocalExecutor(1, job=JOB).run(tmp_path, ["long-1"])
+        events = LocalExecutor(1, job=JOB).run(tmp_path, alone("long-1"))
         assert next(events).state == "started"
         wait_for(lambda: steps(tmp_path, "long-1"))
         events.close()  # type: ignore[attr-defined]

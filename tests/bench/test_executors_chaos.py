@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.chaos import bench_run, results, run_disturbed
+from tests.bench.chaos import bench_run, report_numbers, results, run_disturbed
 
 SUITE = """
 title: Chaos
@@ -44,4 +44,6 @@ def test_killed_twenty_times_a_suite_ends_with_the_same_numbers(tmp_path: Path):
     calm = results(tmp_path / "calm")
     assert len(calm) == 6
     assert results(tmp_path / "chaos") == calm
+    tables = report_numbers(tmp_path / "calm")
+    assert tables and report_numbers(tmp_path / "chaos") == tables
     assert not list((tmp_path / "chaos" / "failed").iterdir())

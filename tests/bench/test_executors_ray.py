@@ -12,7 +12,7 @@ import pytest
 from genpolicy.bench.executors import Event, make_executor
 from genpolicy.bench.executors.ray import RayExecutor, RayOptions
 from genpolicy.errors import ConfigError, GenpolicyError
-from tests.bench.stand_in_jobs import JOB, STEPS, notes, processes, steps
+from tests.bench.stand_in_jobs import JOB, STEPS, alone, notes, processes, steps
 from tests.bench.test_executors import REPOSITORY, alive, final_states, start_runner, wait_for
 
 ray = pytest.importorskip("ray", reason="the engine 'ray' needs Ray")
@@ -48,7 +48,7 @@ def run_all(executor: RayExecutor, out: Path, keys: list[str]) -> list[Event]:
     """As the runner does: what was busy is run again."""
     events = []
     while keys:
-        news = list(executor.run(out, keys))
+        news = list(executor.run(out, alone(*keys)))
         events += [event for event in news if event.state != "busy"]
         keys = [event.key for event in news if event.state == "busy"]
     return events
@@ -88,6 +88,12 @@ class TestCluster:
         assert [steps(tmp_path, key) for key in keys] == [STEPS["slow"]] * len(keys)
         assert sorted(path.name for path in (tmp_path / "results").iterdir()) == keys
 
+    def test_jobs_of_a_unit_are_done_by_one_task_and_lost_with_it(self, cluster: Any, tmp_path: Path):
+        executor = RayExecutor(1, 1, RayOptions(address=cluster.address), job=JOB)
+        events = list(executor.run(tmp_path, [("quick-1", "once-2"), ("quick-3",)]))
+        assert final_states(events) == {"quick-1": "done", "once-2": "completed", "quick-3": "completed"}
+        assert [event.key for event in events if event.state == "lost"] == ["quick-1", "once-2"]
+
     def test_a_job_that_always_dies_is_given_up(self, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         written: dict[str, str] = {}
         record = lambda out, key, error: written.update({key: error})  # noqa: E731
@@ -123,17 +129,17 @@ class TestCluster:
         monkeypatch.setattr("genpolicy.bench.executors.ray.TOKEN", ".elsewhere")  # not in the nodes' processes
         executor = RayExecutor(options=RayOptions(address=cluster.address), job=JOB)
         with pytest.raises(ConfigError, match=f"{tmp_path} is not shared: the node .* does not see it"):
-            list(executor.run(tmp_path, ["quick-1"]))
+            list(executor.run(tmp_path, alone("quick-1")))
 
     def test_a_results_folder_that_cannot_be_used_ends_the_run(self, cluster: Any, tmp_path: Path):
         executor = RayExecutor(options=RayOptions(address=cluster.address), job=JOB)
         with pytest.raises(GenpolicyError, match=r"broken-1 could not be run on .*the disk is full"):
-            list(executor.run(tmp_path, ["broken-1"]))
+            list(executor.run(tmp_path, alone("broken-1")))
 
 
 def test_refuses_an_address_without_a_cluster(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"Cannot connect to the Ray cluster .*ray start --head"):
-        list(RayExecutor(options=RayOptions(address="no-port")).run(tmp_path, ["quick-1"]))
+        list(RayExecutor(options=RayOptions(address="no-port")).run(tmp_path, alone("quick-1")))
 
 
 def test_options_come_as_text():

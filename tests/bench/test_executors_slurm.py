@@ -10,7 +10,7 @@ import pytest
 from genpolicy.bench.executors import make_executor
 from genpolicy.bench.executors.slurm import SlurmExecutor, SlurmOptions
 from genpolicy.errors import ConfigError, GenpolicyError
-from tests.bench.stand_in_jobs import JOB, STEPS, notes, processes, steps
+from tests.bench.stand_in_jobs import JOB, STEPS, alone, notes, processes, steps
 from tests.bench.test_executors import REPOSITORY, alive, failures, final_states, start_runner, wait_for  # noqa: F401
 
 pytest.importorskip("submitit", reason="the engine 'slurm' needs submitit")
@@ -24,13 +24,20 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_job_ends_once_whatever_becomes_of_the_elements(tmp_path: Path, failures: dict[str, str]):  # noqa: F811
     keys = ["quick-1", "once-2", "always-3", "failed-4"]
-    events = list(SlurmExecutor(2, retries=1, options=LOCAL, job=JOB).run(tmp_path, keys))
+    events = list(SlurmExecutor(2, retries=1, options=LOCAL, job=JOB).run(tmp_path, alone(*keys)))
     completed = dict.fromkeys(["quick-1", "once-2"], "completed")
     assert final_states(events) == completed | {"always-3": "failed", "failed-4": "failed"}
     assert {event.key for event in events if event.state == "lost"} == {"once-2", "always-3"}
     assert list(failures) == ["always-3"] and "2 attempts" in failures["always-3"]
     # Two elements for four jobs: jobs of a chunk share a process.
     assert notes(tmp_path, "quick-1")[0] == notes(tmp_path, "once-2")[0]
+
+
+def test_jobs_of_a_unit_are_done_by_one_element_and_lost_with_it(tmp_path: Path, failures: dict[str, str]):  # noqa: F811
+    units = [("quick-1", "once-2"), ("quick-3",)]
+    events = list(SlurmExecutor(1, retries=1, options=LOCAL, job=JOB).run(tmp_path, units))
+    assert final_states(events) == {"quick-1": "done", "once-2": "completed", "quick-3": "completed"}
+    assert [event.key for event in events if event.state == "lost"] == ["quick-1", "once-2"] and not failures
 
 
 def test_a_timeout_saves_and_queues_the_element_again(tmp_path: Path):
@@ -44,7 +51,7 @@ def test_a_timeout_saves_and_queues_the_element_again(tmp_path: Path):
 
     clock = threading.Thread(target=warn)
     clock.start()
-    events = list(SlurmExecutor(1, retries=0, options=LOCAL, job=JOB).run(tmp_path, keys))
+    events = list(SlurmExecutor(1, retries=0, options=LOCAL, job=JOB).run(tmp_path, alone(*keys)))
     clock.join()
     assert final_states(events) == dict.fromkeys(keys, "completed")
     assert not [event for event in events if event.state == "lost"]  # the runner did not have to do anything
@@ -67,12 +74,12 @@ def test_a_signal_stops_with_a_checkpoint(tmp_path: Path):
 
 def test_a_results_folder_that_cannot_be_used_ends_the_run(tmp_path: Path):
     with pytest.raises(GenpolicyError, match=r"broken-1 could not be run on .*the disk is full"):
-        list(SlurmExecutor(1, options=LOCAL, job=JOB).run(tmp_path, ["broken-1", "quick-2"]))
+        list(SlurmExecutor(1, options=LOCAL, job=JOB).run(tmp_path, alone("broken-1", "quick-2")))
 
 
 def test_nodes_that_cannot_import_the_job_end_the_run(tmp_path: Path):
     with pytest.raises(GenpolicyError, match=r"failed: .*no_such_module"):
-        list(SlurmExecutor(1, options=LOCAL, job="no_such_module:execute").run(tmp_path, ["quick-1"]))
+        list(SlurmExecutor(1, options=LOCAL, job="no_such_module:execute").run(tmp_path, alone("quick-1")))
 
 
 class TestOptions:
@@ -84,12 +91,12 @@ class TestOptions:
     def test_those_that_submitit_does_not_know_are_refused(self, tmp_path: Path):
         executor = make_executor("slurm", options={"cluster": "local", "mem_gbb": "16"})
         with pytest.raises(ConfigError, match=r"submitit refuses: .*mem_gbb"):
-            list(executor.run(tmp_path, ["quick-1"]))
+            list(executor.run(tmp_path, alone("quick-1")))
 
     def test_a_machine_without_slurm_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("PATH", "")
         with pytest.raises(ConfigError, match=r"submitit refuses: .*slurm"):
-            list(make_executor("slurm").run(tmp_path, ["quick-1"]))
+            list(make_executor("slurm").run(tmp_path, alone("quick-1")))
 
     @pytest.mark.parametrize(
         ("jobs", "chunk", "cluster", "workers", "sizes"),
@@ -111,7 +118,7 @@ class TestOptions:
                 return [object()] * len(work)
 
         options = SlurmOptions(cluster=cluster, chunk=chunk)  # type: ignore[arg-type]
-        chunks = SlurmExecutor(workers, options=options)._submit(Queue(), tmp_path, [str(n) for n in range(jobs)])
+        chunks = SlurmExecutor(workers, options=options)._submit(Queue(), tmp_path, alone(*map(str, range(jobs))))
         assert [len(one.open) for one in chunks] == sizes
         assert max(Queue.arrays) <= 1000
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from genpolicy.bench import code_version, jobs, training_jobs
 from genpolicy.bench.datasets import Locator
-from genpolicy.bench.jobs import Job, execute, record_failure
+from genpolicy.bench.jobs import Job, record_failure
 from genpolicy.bench.runner import plan_suite
 from genpolicy.bench.suite import load_suite
 from genpolicy.bench.workspace import Workspace
@@ -24,6 +25,11 @@ __all__ = ["data"]
 
 class Killed(BaseException):
     """Stands in for SIGKILL: nothing of ours catches it."""
+
+
+def execute(out: Path, key: str) -> str:
+    (state,) = jobs.execute(out, [key])
+    return state
 
 
 def planned(tmp_path: Path, data: Path, out: str = "out", *overrides: str, **settings: Any) -> Workspace:
@@ -327,6 +333,104 @@ def test_wandb_is_told_what_a_job_belongs_to_by_its_environment(
     assert (told["WANDB_RUN_GROUP"], told["WANDB_JOB_TYPE"]) == ("small", "weight=low")
     assert told["WANDB_TAGS"] == f"small,{MAZE},weight=low"
     assert jobs.os.environ["WANDB_TAGS"] == "mine" and "WANDB_RUN_GROUP" not in jobs.os.environ
+
+
+@pytest.fixture
+def group(tmp_path: Path, data: Path) -> Workspace:
+    return planned(tmp_path, data, "group", "seeds=3")
+
+
+def approximately(result: dict[str, Any]) -> dict[str, Any]:
+    """`numbers`, equal but for the rounding of another order of sums."""
+    near = {name: pytest.approx(result[name], abs=1e-4) for name in ("score",)}
+    steps = [
+        {name: pytest.approx(value, abs=1e-4) if isinstance(value, float) else value for name, value in one.items()}
+        for one in result["evaluations"]
+    ]
+    return numbers(result) | near | {"evaluations": steps}
+
+
+def alone(tmp_path: Path, data: Path) -> list[dict[str, Any]]:
+    """The results of the jobs of `group`, each done by itself."""
+    workspace = planned(tmp_path, data, "alone", "seeds=3")
+    assert [execute(workspace.path, row["key"]) for row in workspace.rows()] == ["completed"] * 3
+    return workspace.read_results()
+
+
+def test_jobs_done_together_end_as_alone_each_in_its_own_place(group: Workspace, tmp_path: Path, data: Path) -> None:
+    assert jobs.execute(group.path, group.keys()) == ["completed"] * 3
+    assert jobs.execute(group.path, group.keys()) == ["done"] * 3
+    found, expected = group.read_results(), alone(tmp_path, data)
+    assert [numbers(one) for one in found] == [approximately(one) for one in expected]
+    assert len({one["evaluations"][-1]["return"] for one in found}) == 3
+    assert [one["together"] for one in found] == [3] * 3 and [one["together"] for one in expected] == [1] * 3
+    assert all((group.runs / one["key"] / "checkpoints").is_dir() for one in found)
+    assert not list(group.locks.iterdir()) and not group.failures()
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_killed_in_the_middle_jobs_done_together_go_on_together(
+    seed: int, group: Workspace, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Trainer._log
+
+    def logged(self: Trainer, now: int, metrics: Any) -> None:
+        if now == 4 and f"seed: {seed}\n" in self.directory.config_yaml:
+            raise Killed
+        log(self, now, metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_log", logged)
+        with pytest.raises(Killed):
+            jobs.execute(group.path, group.keys())
+    assert not group.finished() and not list(group.locks.iterdir())
+    shutil.rmtree(group.runs / group.keys()[1])  # as if killed before it began
+    began = []
+    monkeypatch.setattr(Trainer, "_log", lambda self, now, metrics: (began.append(now), log(self, now, metrics)))
+    assert jobs.execute(group.path, group.keys()) == ["completed"] * 3
+    assert sorted(began)[:4] == [1, 2, 3, 4] and len(began) == 6 + 3 + 3, "two went on, one began"
+    assert [numbers(one) for one in group.read_results()] == [approximately(one) for one in alone(tmp_path, data)]
+
+
+def test_of_jobs_done_together_the_finished_are_left_out_and_the_others_know_how_they_began(
+    group: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, _ = group.keys()
+    with monkeypatch.context() as patch:
+        kill_at(patch, 4)
+        with pytest.raises(Killed):
+            jobs.execute(group.path, [first, second])
+    with group.lock(second):
+        assert jobs.execute(group.path, [first, second]) == ["completed", "busy"]
+    stamp = group.result_file(first).stat().st_mtime_ns
+    assert jobs.execute(group.path, group.keys()) == ["done", "completed", "completed"]
+    assert group.result_file(first).stat().st_mtime_ns == stamp
+    assert [one["together"] for one in group.read_results()] == [2, 2, 2]
+
+
+def test_of_jobs_done_together_one_that_fails_ends_alone(
+    group: Workspace, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = group.keys()
+    with monkeypatch.context() as patch:
+        kill_at(patch, 4)
+        with pytest.raises(Killed):
+            jobs.execute(group.path, group.keys())
+    (group.runs / first / "config.yaml").write_text("- nothing")
+    log = Trainer._log
+
+    def diverge(self: Trainer, now: int, metrics: Any) -> None:
+        if now == 5 and "seed: 1\n" in self.directory.config_yaml:
+            raise NonFiniteError("loss is NaN at step 5")
+        log(self, now, metrics)
+
+    monkeypatch.setattr(Trainer, "_log", diverge)
+    assert jobs.execute(group.path, group.keys()) == ["failed", "diverged", "completed"]
+    failures = group.failures()
+    assert "was changed by hand" in failures[first]["error"] and failures[second]["state"] == "diverged"
+    (data / f"{DATASET}.npz").unlink()
+    group.result_file(third).unlink()
+    assert jobs.execute(group.path, [first, third]) == ["failed", "failed"]
 
 
 def test_a_toy_job_is_measured_by_the_distance_to_the_known_law(tmp_path: Path) -> None:

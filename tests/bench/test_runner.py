@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from genpolicy import cli
 from genpolicy.bench import datasets, executors, runner, training_jobs
 from genpolicy.bench.estimates import Estimate, estimate, identity
-from genpolicy.bench.executors.base import Event
+from genpolicy.bench.executors.base import Event, Unit
 from genpolicy.bench.runner import InProcess, Outcome, plan_suite, run_suite
 from genpolicy.bench.suite import load_suite
 from genpolicy.bench.workspace import RUNNER, Workspace
@@ -30,15 +30,15 @@ class Recording(InProcess):
     """Runs jobs in this process, and knows which."""
 
     def __init__(self) -> None:
-        self.rounds: list[list[str]] = []
+        self.rounds: list[list[Unit]] = []
 
-    def run(self, out: Path, keys: Sequence[str]) -> Iterator[Event]:
-        self.rounds.append(list(keys))
-        yield from super().run(out, keys)
+    def run(self, out: Path, units: Sequence[Unit]) -> Iterator[Event]:
+        self.rounds.append(list(units))
+        yield from super().run(out, units)
 
     @property
     def keys(self) -> list[str]:
-        return [key for keys in self.rounds for key in keys]
+        return [key for units in self.rounds for unit in units for key in unit]
 
 
 def run(tmp_path: Path, data: Path | None, *overrides: str, **options: Any) -> tuple[Outcome, list[str]]:
@@ -65,6 +65,24 @@ def test_a_second_call_runs_nothing_and_a_changed_level_runs_only_its_jobs(tmp_p
     assert third.ran == 2 and len(results) == 4 and not set(new) & set(keys)
     fourth, more = run(tmp_path, data, "seeds=3")
     assert len(more) == 2 and fourth.status.jobs == 6
+
+
+def test_seeds_are_trained_together_where_that_is_possible(tmp_path: Path, data: Path) -> None:
+    factors = {"weight": {"low": "policy.bc_weight=1", "online": "trainer.online_steps=2"}}
+    suite, recording = load_suite(write_suite(tmp_path, factors=factors), ["seeds=3"]), Recording()
+    jobs, _ = plan_suite(suite, tmp_path / "out", data=data)
+    levels = {job.key: dict(job.levels)["weight"] for job in jobs}
+    assert runner._groups(jobs).keys() == {key for key, level in levels.items() if level == "low"}
+    small = load_suite(write_suite(tmp_path), ["seeds=3"])
+    run_suite(small, tmp_path / "small", executor=recording, data=data, vectorize=True)
+    (units,) = recording.rounds
+    assert [len(unit) for unit in units] == [3, 3]
+    results = {one["key"]: one for one in Workspace.open(tmp_path / "small").read_results()}
+    assert [[results[key]["seed"] for key in unit] for unit in units] == [[0, 1, 2]] * 2
+    assert [{results[key]["levels"]["weight"] for key in unit} for unit in units] == [{"low"}, {"high"}]
+    Workspace.open(tmp_path / "small").result_file(units[0][1]).unlink()
+    run_suite(small, tmp_path / "small", executor=recording, data=data, vectorize=True)
+    assert recording.rounds[1:] == [[(units[0][1],)]]
 
 
 def test_a_lost_result_is_made_again_with_the_same_numbers(tmp_path: Path, data: Path) -> None:
@@ -133,9 +151,9 @@ def test_lost_workers_count_as_attempts(tmp_path: Path, data: Path) -> None:
     class Losing:
         rounds = 0
 
-        def run(self, out: Path, keys: Sequence[str]) -> Iterator[Event]:
+        def run(self, out: Path, units: Sequence[Unit]) -> Iterator[Event]:
             self.rounds += 1
-            for key in keys:
+            for (key,) in units:
                 yield from (Event(key, "started"), Event(key, "lost"), Event(key, "failed"))
 
     executor = Losing()
@@ -146,7 +164,7 @@ def test_lost_workers_count_as_attempts(tmp_path: Path, data: Path) -> None:
 
 def test_a_job_of_somebody_else_is_waited_for(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = iter(["busy", "busy", "completed"])
-    monkeypatch.setattr(runner, "execute", lambda out, key: next(states))
+    monkeypatch.setattr(runner, "execute", lambda out, keys: [next(states)])
     slept = []
     monkeypatch.setattr(runner.time, "sleep", slept.append)
     _, keys = run(tmp_path, data, "seeds=1", "factors.weight=low")
@@ -154,7 +172,7 @@ def test_a_job_of_somebody_else_is_waited_for(tmp_path: Path, data: Path, monkey
 
 
 def test_an_interruption_ends_the_run_and_says_so(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "execute", lambda out, key: "interrupted")
+    monkeypatch.setattr(runner, "execute", lambda out, keys: ["interrupted"])
     outcome, _ = run(tmp_path, data)
     assert outcome.interrupted and outcome.ran == 0 and outcome.status.waiting == 4
 
@@ -215,7 +233,7 @@ def test_estimates_come_from_results_of_the_cell_then_of_its_levels_then_from_si
     suite = load_suite(write_suite(tmp_path), [f"tasks=[{MAZE},{other}]"])
     jobs, _ = plan_suite(suite, tmp_path / "out", data=data)
     facts = {"suite": "small", "task": MAZE, "levels": {"weight": "low"}, "state": "completed"}
-    costs = estimate(jobs, [facts | {"seconds": 10.0}, facts | {"seconds": 20.0}])
+    costs = estimate(jobs, [facts | {"seconds": 10.0}, facts | {"seconds": 40.0, "together": 2}])
     by_cell = {(job.task, job.levels[0][1]): costs[identity(job.cell)] for job in jobs}
     assert by_cell[MAZE, "low"] == Estimate(15.0, "measured")
     assert by_cell[other, "low"] == Estimate(15.0, "from other tasks")
@@ -257,9 +275,11 @@ def test_the_commands_list_plan_run_and_show(tmp_path: Path, command: Any) -> No
         ({"weight": "low"}, 0, True),
         ({"weight": "high"}, 0, True),
     ]
+    command("run", "--quick", "seeds=3", "--vectorize", "--no-report")
     out = tmp_path / "benchmarks_out" / "small-quick"
+    assert [one["together"] for one in Workspace.open(out).read_results()] == [1, 1, 2, 2, 2, 2]
     for where in (["small", "--quick"], [str(out)]):
-        assert json.loads(command("status", *where, "--json"))["completed"] == 2
+        assert json.loads(command("status", *where, "--json"))["completed"] == 6
         assert "completed" in command("status", *where)
     assert "completed" in command("status", str(out), "--watch")
     answer = CliRunner().invoke(cli.app, ["bench", "status", "smell"])
@@ -277,7 +297,7 @@ def test_the_command_ends_with_an_error_code_if_a_job_failed_or_was_interrupted(
         output = command("run", "--quick", code=1)
     assert "RuntimeError: the simulator is gone" in output
     assert "after 2 attempts: RuntimeError" in command("status", "small", "--quick").replace("\n", " ")
-    monkeypatch.setattr(runner, "execute", lambda out, key: "interrupted")
+    monkeypatch.setattr(runner, "execute", lambda out, keys: ["interrupted"])
     assert "the same command goes on" in command("run", "--quick", code=130)
 
 

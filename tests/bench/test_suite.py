@@ -122,7 +122,10 @@ def test_a_suite_of_suites_runs_the_miniatures_and_shares_what_is_the_same(tmp_p
         ({"factors": {"form": {"a": ["head=mixture"]}}}, "factor 'form', level 'a': "),
         ({"factors": {"form": {}}, "baseline": None}, "factor 'form' has no levels"),
         ({"factors": {"task": {"a": "seed=1"}}}, "a factor cannot be called 'task'"),
-        ({"factors": {"s": {"a": "seed=1"}}, "baseline": None}, "task, seed, run_dir and resume are not for overrides"),
+        (
+            {"factors": {"s": {"a": "seed=1"}}, "baseline": None},
+            "Suite .* vectorize, run_dir, resume are not for overrides",
+        ),
         ({"base": ["algorithm=td3"]}, "base: Unknown algorithm 'td3'"),
         ({"exclude": [{"weight": "low"}, {"weight": "high"}]}, "Suite 'small' is empty"),
         ({"exclude": [{"wait": "low"}]}, "exclude: unknown factor 'wait'. Did you mean 'weight'"),

@@ -16,7 +16,9 @@ from genpolicy.bench.suite import load_suite
 from genpolicy.bench.suite_reading import read_suite
 from genpolicy.bench.suite_report import analyse, load_studies, write_report
 from genpolicy.bench.suite_report.conclusions import conclude, warn
+from genpolicy.bench.suite_report.costs import cost_table
 from genpolicy.bench.suite_report.data_facts import data_facts, official_episodes
+from genpolicy.bench.suite_report.facts import machines
 from genpolicy.bench.suite_report.results import score_tables
 from genpolicy.bench.suite_report.tables import (
     Cell,
@@ -235,6 +237,20 @@ def test_one_seed_supports_nothing(tmp_path):
     assert {difference.verdict for difference in analysis.differences.values()} == {"too few seeds for an interval"}
     assert all("is better" not in sentence and "is worse" not in sentence for sentence in conclude(analysis))
     assert any("one seed" in sentence for sentence in warn(analysis))
+
+
+def test_runs_that_were_trained_together_are_counted_beside_the_gpu(tmp_path):
+    def changed(run):
+        machine = run["machine"] | {"device": "cuda"}
+        return run | {"machine": machine} | ({"together": 3} if run["levels"]["form"] == "noise" else {})
+
+    assert not any("--vectorize" in sentence for sentence in warn(analyse(only(results_folder(tmp_path / "alone")))))
+    analysis = analyse(only(results_folder(tmp_path / "out", changed=changed)))
+    (sentence,) = [sentence for sentence in warn(analysis) if "--vectorize" in sentence]
+    assert sentence.startswith("16 of 48 runs were trained in groups of up to 3 seeds")
+    assert "share the minutes" in cost_table(analysis).note
+    ((machine, count),) = machines(analysis.study.runs)
+    assert "networks on cuda" in machine and count == 48
 
 
 def test_lower_distances_are_better(tmp_path):

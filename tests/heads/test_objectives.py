@@ -335,7 +335,7 @@ def test_the_update_compiles_as_one_region(objective: str, caplog: pytest.LogCap
     eager, compiled = (small_agent("meanflow_ql", *options) for _ in range(2))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    compiled.compile()
+    compiled.accelerate()
     for step in range(3):
         expected, found = (agent.update(raw_batch(seed=step)) for agent in (eager, compiled))
         for name in expected:

@@ -159,11 +159,11 @@ def test_batches_must_be_of_one_size() -> None:
 @pytest.mark.parametrize("algorithm", ["meanflow_ql", "fql"])
 def test_compiled_groups_learn_what_eager_ones_do(algorithm: str, caplog: pytest.LogCaptureFixture) -> None:
     alone = small_agent(algorithm)  # what was compiled before must not matter
-    alone.compile()
+    alone.accelerate()
     alone.update(raw_batch())
     compiled, eager = agents(algorithm), agents(algorithm)
     groups = AgentGroup(compiled), AgentGroup(eager)
-    groups[0].compile()
+    groups[0].accelerate()
     for step in range(3):
         for group in groups:
             group.update(batches(step))

@@ -1,10 +1,13 @@
 import logging
+import platform
+import resource
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+from genpolicy.training.compilation import keep_freed_memory
 from tests.helpers import raw_batch, small_agent
 
 
@@ -19,7 +22,7 @@ def test_without_compilation_the_update_runs_eagerly_with_a_warning(
 
     monkeypatch.setattr(torch, "compile", broken)
     eager, compiled = small_agent(), small_agent()
-    compiled.compile()
+    compiled.accelerate()
     with caplog.at_level(logging.WARNING):
         for step in range(2):
             expected, found = (agent.update(raw_batch(seed=step)) for agent in (eager, compiled))
@@ -36,7 +39,7 @@ def test_a_python_that_cannot_compile_at_all_runs_eagerly_too(monkeypatch: pytes
 
     monkeypatch.setattr(torch, "compile", refuse)
     agent = small_agent()
-    agent.compile()
+    agent.accelerate()
     agent.update(raw_batch())
 
 
@@ -56,7 +59,7 @@ def test_a_batch_size_too_many_for_the_compiler_runs_eagerly(monkeypatch: pytest
 
     monkeypatch.setattr(torch, "compile", compile_two_sizes)
     agent = small_agent()
-    agent.compile()
+    agent.accelerate()
     for step, size in enumerate((8, 4, 6, 5, 8)):
         agent.update(raw_batch(size))
         assert agent.step == agent.state["step"].item() == step + 1
@@ -66,7 +69,7 @@ def test_a_batch_size_too_many_for_the_compiler_runs_eagerly(monkeypatch: pytest
 def test_a_compiled_update_equals_the_eager_one(caplog: pytest.LogCaptureFixture) -> None:
     options = ("policy.bc_schedule.kind=adaptive", "policy.bc_schedule.interval=1", "head.consistency_weight=0.5")
     eager, compiled = (small_agent("meanflow_ql", *options) for _ in range(2))
-    compiled.compile()
+    compiled.accelerate()
     with caplog.at_level(logging.WARNING):
         for step in range(4):
             expected, found = (agent.update(raw_batch(seed=step)) for agent in (eager, compiled))
@@ -77,3 +80,14 @@ def test_a_compiled_update_equals_the_eager_one(caplog: pytest.LogCaptureFixture
     assert "could not be compiled" not in caplog.text
     for name, value in eager.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_memory_of_an_update_is_not_given_back_to_the_system() -> None:
+    assert keep_freed_memory()
+    counts = []
+    for _ in range(20):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.zeros(3_000_000).add_(1)  # 12 MB, 2930 pages
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert min(counts) < 100

@@ -74,8 +74,9 @@ def test_wandb_goes_on_in_the_same_run_after_resuming(run, wandb):
     WandbLogger(RunDirectory.open(run.path), project="p", mode="offline")
     one, two = wandb.inits
     assert one["id"] == two["id"] and one["id"]
-    assert (one["resume"], one["mode"], one["dir"], one["config"]) == (
+    assert (one["resume"], one["reinit"], one["mode"], one["dir"], one["config"]) == (
         "allow",
+        "create_new",
         "offline",
         str(run.path),
         {"seed": 1},

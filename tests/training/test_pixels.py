@@ -187,7 +187,7 @@ def test_the_encoder_leaves_no_trace_in_agents_of_vectors() -> None:
 def test_compiled_update_equals_the_eager_one(caplog: pytest.LogCaptureFixture) -> None:
     """Half a minute. Compiled kernels round differently, and Adam turns that into up to a learning rate."""
     agent, twin = image_agent("meanflow_ql", *CROPS), image_agent("meanflow_ql", *CROPS)
-    agent.compile()
+    agent.accelerate()
     for step in range(2):
         draws = twin.draw(ROWS)
         found = agent.update_with_draws(agent.encode(image_batch(step)), draws)

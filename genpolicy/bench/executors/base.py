@@ -1,15 +1,18 @@
-"""What every engine does: take the keys of jobs and tell what becomes of each."""
+"""What every engine does: take jobs and tell what becomes of each."""
 
 import importlib
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 JOB = "genpolicy.bench.jobs:execute"
-"""What does one job: a function of the results folder and the job's key that returns the job's state."""
+"""What does jobs: a function of the results folder and the keys of a unit that returns the state of each."""
+
+Unit = tuple[str, ...]
+"""Keys of the jobs that a worker does in one call: one, or several that are computed together."""
 
 PASSING = ("started", "lost")
 
@@ -37,17 +40,23 @@ class Event:
         return self.state not in PASSING
 
 
+def events_of(unit: Unit, states: str | Sequence[str], detail: str = "", where: str = "") -> list[Event]:
+    """The events of a unit's jobs: of one state, or each of its own."""
+    each = [states] * len(unit) if isinstance(states, str) else states
+    return [Event(key, state, detail, where) for key, state in zip(unit, each, strict=True)]
+
+
 class Executor(Protocol):
     """Somewhere to run jobs."""
 
-    def run(self, out: Path, keys: Sequence[str]) -> Iterator[Event]:
+    def run(self, out: Path, units: Sequence[Unit]) -> Iterator[Event]:
         """Run the jobs and yield what happens; each key has exactly one final event.
 
         The first SIGINT or SIGTERM lets the running jobs write a checkpoint; a second one does not wait for them.
 
         Args:
             out: the results folder.
-            keys: jobs of its plan, the first ones first.
+            units: jobs of its plan, the first ones first; those of a unit go to one worker together.
 
         Raises:
             KeyboardInterrupt: after a signal, when everything has stopped and the jobs that ran had their event.
@@ -79,6 +88,18 @@ class Losses:
         times = "" if self._lost[key] == 1 else f" (the last of {self._lost[key]} attempts)"
         self._record(self.out, key, f"{cause}{times}")
         return Event(key, "failed", cause, where)
+
+    def settle(self, news: Iterable[Event], waiting: MutableSequence[Unit]) -> Iterator[Event]:
+        """Pass the events of a unit's end on; of its jobs, those that may be tried again wait as a unit."""
+        again = []
+        for event in news:
+            if event.state in ("lost", "interrupted"):
+                event = self.add(event.key, event.detail or "the worker was told to stop", event.where)
+            if event.state == "lost":
+                again.append(event.key)
+            yield event
+        if again:
+            waiting.append(tuple(again))
 
 
 def record_failure(out: Path, key: str, error: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from genpolicy.bench.cores import available_cores
-from genpolicy.bench.executors.base import JOB, Event, Losses, cause_of_death
+from genpolicy.bench.executors.base import JOB, Event, Losses, Unit, cause_of_death, events_of
 from genpolicy.bench.executors.worker import BROKEN, GRACE_SECONDS, READY
 from genpolicy.errors import GenpolicyError
 from genpolicy.options import Options, option
@@ -59,10 +59,10 @@ class LocalExecutor:
         self.retries = retries
         self._job = job
 
-    def run(self, out: Path, keys: Sequence[str]) -> Iterator[Event]:
+    def run(self, out: Path, units: Sequence[Unit]) -> Iterator[Event]:
         """See `genpolicy.bench.executors.Executor`."""
         out = Path(out).absolute()
-        losses, waiting = Losses(out, self.retries), deque(keys)
+        losses, waiting = Losses(out, self.retries), deque(units)
         crew = _Crew(out, self._job, self.options.threads)
         with StopSignals() as stop:
             try:
@@ -71,19 +71,13 @@ class LocalExecutor:
                     for worker in crew.idle:
                         if waiting:
                             worker.begin(out, waiting.popleft())
-                            yield Event(worker.key, "started", where=worker.where)
-                    for event in crew.events():
-                        if event.state in ("lost", "interrupted"):
-                            event = losses.add(event.key, event.detail or "the worker was told to stop", event.where)
-                        if event.state == "lost":
-                            waiting.append(event.key)
-                        yield event
+                            yield from events_of(worker.unit, "started", where=worker.where)
+                    for news in crew.news():
+                        yield from losses.settle(news, waiting)
                 if stop.requested:
-                    running = {worker.key for worker in crew.busy}
                     crew.stop()
                     while crew.busy:
-                        for event in crew.events():
-                            running.discard(event.key)
+                        for event in (event for news in crew.news() for event in news):
                             lost = event.state == "lost"  # it was not training, and died of the request
                             yield Event(event.key, "interrupted", where=event.where) if lost else event
                     raise KeyboardInterrupt
@@ -99,7 +93,8 @@ class _Worker:
 
     def __init__(self, number: int, log: Path, job: str, threads: int):
         self.number, self.log = number, log
-        self.ready, self.key = False, ""
+        self.ready = False
+        self.unit: Unit = ()
         self.connection, theirs = Pipe()
         settings = [str(theirs.fileno()), job, str(number), str(threads)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -115,10 +110,10 @@ class _Worker:
             )
         self.where = f"{socket.gethostname()}:{self.process.pid}"
 
-    def begin(self, out: Path, key: str) -> None:
-        self.key = key
-        with suppress(OSError):  # it has just died, which `events` will notice
-            self.connection.send((str(out), key))
+    def begin(self, out: Path, unit: Unit) -> None:
+        self.unit = unit
+        with suppress(OSError):  # it has just died, which `news` will notice
+            self.connection.send((str(out), unit))
 
     def stop(self) -> None:
         with suppress(OSError):
@@ -144,11 +139,11 @@ class _Crew:
 
     @property
     def busy(self) -> list[_Worker]:
-        return [worker for worker in self._workers if worker.key]
+        return [worker for worker in self._workers if worker.unit]
 
     @property
     def idle(self) -> list[_Worker]:
-        return [worker for worker in self._workers if worker.ready and not worker.key]
+        return [worker for worker in self._workers if worker.ready and not worker.unit]
 
     def grow(self, size: int) -> None:
         """Start workers until there are `size`."""
@@ -161,8 +156,8 @@ class _Crew:
                 log = self._logs / f"{socket.gethostname()}-{number}.log"
                 self._workers.append(_Worker(number, log, self._job, self._threads))
 
-    def events(self) -> Iterator[Event]:
-        """Wait a moment for news: jobs that ended, and losses.
+    def news(self) -> Iterator[list[Event]]:
+        """Wait a moment for units that ended or were lost, and tell of their jobs.
 
         Raises:
             GenpolicyError: if workers do not come up, or a job could not use the results folder.
@@ -171,23 +166,23 @@ class _Crew:
         for connection in wait(list(by_connection), POLL_SECONDS):
             worker = by_connection[connection]
             try:
-                key, state, detail = worker.connection.recv()
+                states, detail = worker.connection.recv()
             except (EOFError, OSError):
                 yield from self._bury(worker)
                 continue
-            if key == READY:
+            if states == READY:
                 worker.ready, self._failed_starts = True, 0
                 continue
-            worker.key = ""
-            if state == BROKEN:
-                raise GenpolicyError(f"Job {key} could not be run: {detail}. Traceback: {worker.log}.")
-            yield Event(key, state, where=worker.where)
+            unit, worker.unit = worker.unit, ()
+            if states == BROKEN:
+                raise GenpolicyError(f"Job {', '.join(unit)} could not be run: {detail}. Traceback: {worker.log}.")
+            yield events_of(unit, states, where=worker.where)
 
-    def _bury(self, worker: _Worker) -> Iterator[Event]:
+    def _bury(self, worker: _Worker) -> Iterator[list[Event]]:
         cause = cause_of_death(worker.end(patience=5.0))  # the pipe closes a moment before the exit code can be read
         self._workers.remove(worker)
-        if worker.key:
-            yield Event(worker.key, "lost", f"{cause}; its output is in {worker.log}", worker.where)
+        if worker.unit:
+            yield events_of(worker.unit, "lost", f"{cause}; its output is in {worker.log}", worker.where)
         elif not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
@@ -201,7 +196,7 @@ class _Crew:
         """Ask all workers to save and end."""
         for worker in self._workers:
             worker.stop()
-        for worker in [worker for worker in self._workers if not worker.key]:
+        for worker in [worker for worker in self._workers if not worker.unit]:
             self._workers.remove(worker)
             worker.end()
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genpolicy.bench.executors.base import JOB, Event, Losses, load_function
-from genpolicy.bench.executors.worker import BROKEN, GRACE_SECONDS, run_job
+from genpolicy.bench.executors.base import JOB, Event, Losses, Unit, events_of, load_function
+from genpolicy.bench.executors.worker import BROKEN, GRACE_SECONDS, run_unit
 from genpolicy.errors import ConfigError, GenpolicyError
 from genpolicy.options import Options, option
 from genpolicy.training.signals import StopSignals
@@ -64,7 +64,7 @@ class RayExecutor:
         self.retries = retries
         self._job = job
 
-    def run(self, out: Path, keys: Sequence[str]) -> Iterator[Event]:
+    def run(self, out: Path, units: Sequence[Unit]) -> Iterator[Event]:
         """See `genpolicy.bench.executors.Executor`; there are no events "started": Ray starts tasks unasked."""
         import ray
 
@@ -75,12 +75,12 @@ class RayExecutor:
         try:
             # After ray.init, which has a handler of its own for SIGTERM.
             with StopSignals() as stop:
-                yield from self._run(out, keys, stop)
+                yield from self._run(out, units, stop)
         finally:
             if ours:
                 ray.shutdown()
 
-    def _run(self, out: Path, keys: Sequence[str], stop: StopSignals) -> Iterator[Event]:
+    def _run(self, out: Path, units: Sequence[Unit], stop: StopSignals) -> Iterator[Event]:
         import ray
 
         token = secrets.token_hex(8)
@@ -88,28 +88,23 @@ class RayExecutor:
         self._check_nodes(out, token)
         threads = max(1, int(self.options.cpus))
         task = ray.remote(**self._resources, max_retries=0)(_do)
-        losses, waiting = Losses(out, self.retries), deque(keys)
-        running: dict[Any, str] = {}
+        losses, waiting = Losses(out, self.retries), deque(units)
+        running: dict[Any, Unit] = {}
         try:
             while (waiting or running) and not stop.requested:
                 while waiting and len(running) < self.workers:
-                    key = waiting.popleft()
-                    running[task.remote(str(out), token, self._job, key, threads)] = key
+                    unit = waiting.popleft()
+                    running[task.remote(str(out), token, self._job, unit, threads)] = unit
                 for reference in ray.wait(list(running), timeout=POLL_SECONDS)[0]:
-                    event = _outcome(reference, running.pop(reference), out)
-                    if event.state in ("lost", "interrupted"):
-                        event = losses.add(event.key, event.detail or "the task was cancelled", event.where)
-                    if event.state == "lost":
-                        waiting.append(event.key)
-                    yield event
+                    yield from losses.settle(_outcome(reference, running.pop(reference), out), waiting)
             if stop.requested:
                 for reference in running:
                     ray.cancel(reference)  # arrives as SIGINT, which training takes as a request to save and stop
                 limit = time.monotonic() + GRACE_SECONDS
                 while running and time.monotonic() < limit:
                     for reference in ray.wait(list(running), timeout=POLL_SECONDS)[0]:
-                        event = _outcome(reference, running.pop(reference), out)
-                        yield Event(event.key, "interrupted") if event.state == "lost" else event
+                        for event in _outcome(reference, running.pop(reference), out):
+                            yield Event(event.key, "interrupted") if event.state == "lost" else event
                 raise KeyboardInterrupt
         finally:
             for reference in running:
@@ -171,14 +166,14 @@ def _connect(address: str | None) -> None:
         ) from error
 
 
-def _do(out: str, token: str, job: str, key: str, threads: int) -> tuple[str, str, str, str]:
-    """Run one job on whatever node this is; return (key, state, detail, where)."""
+def _do(out: str, token: str, job: str, unit: Unit, threads: int) -> tuple[str | Sequence[str], str, str]:
+    """Run the jobs of a unit on whatever node this is; return (states, detail, where)."""
     import ray
 
     where = ray.util.get_node_ip_address()
     if not _sees(out, token):  # a node that joined after the others had been asked
-        return key, UNSHARED, "", where
-    return *run_job(load_function(job), Path(out), key, threads), where
+        return UNSHARED, "", where
+    return *run_unit(load_function(job), Path(out), unit, threads), where
 
 
 def _sees(out: str, token: str) -> bool:
@@ -189,8 +184,8 @@ def _sees(out: str, token: str) -> bool:
         return False
 
 
-def _outcome(reference: Any, key: str, out: Path) -> Event:
-    """What became of a task.
+def _outcome(reference: Any, unit: Unit, out: Path) -> list[Event]:
+    """What became of a task's jobs.
 
     Raises:
         ConfigError: if its node cannot run jobs.
@@ -200,19 +195,19 @@ def _outcome(reference: Any, key: str, out: Path) -> Event:
     from ray import exceptions
 
     try:
-        _, state, detail, where = ray.get(reference)
+        states, detail, where = ray.get(reference)
     except exceptions.TaskCancelledError:
-        return Event(key, "interrupted")
+        return events_of(unit, "interrupted")
     except exceptions.RayTaskError as error:
         raise _unusable(error) from error
     except exceptions.RayError as error:
         reason = str(error).strip().splitlines()
-        return Event(key, "lost", f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}")
-    if state == UNSHARED:
+        return events_of(unit, "lost", f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}")
+    if states == UNSHARED:
         raise _unshared(out, where)
-    if state == BROKEN:
-        raise GenpolicyError(f"Job {key} could not be run on {where}: {detail}.")
-    return Event(key, state, where=where)
+    if states == BROKEN:
+        raise GenpolicyError(f"Job {', '.join(unit)} could not be run on {where}: {detail}.")
+    return events_of(unit, states, where=where)
 
 
 def _unshared(out: Path, nodes: str) -> ConfigError:

@@ -10,13 +10,13 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from genpolicy.bench.cores import available_cores
-from genpolicy.bench.executors.base import JOB, Event, Losses, load_function
-from genpolicy.bench.executors.worker import BROKEN, GRACE_SECONDS, run_job
+from genpolicy.bench.executors.base import JOB, Event, Losses, Unit, events_of, load_function
+from genpolicy.bench.executors.worker import BROKEN, GRACE_SECONDS, run_unit
 from genpolicy.errors import ConfigError, GenpolicyError
 from genpolicy.options import Options, option
 from genpolicy.training.signals import StopSignals
@@ -67,14 +67,14 @@ class SlurmExecutor:
         self.retries = retries
         self._job = job
 
-    def run(self, out: Path, keys: Sequence[str]) -> Iterator[Event]:
+    def run(self, out: Path, units: Sequence[Unit]) -> Iterator[Event]:
         """See `genpolicy.bench.executors.Executor`.
 
         A signal cancels the arrays. A runner that is killed leaves them: they finish their jobs without it.
         """
         out = Path(out).absolute()
         queue = self._make_queue(out)
-        losses, waiting = Losses(out, self.retries), list(keys)
+        losses, waiting = Losses(out, self.retries), list(units)
         chunks: list[_Chunk] = []
         with StopSignals() as stop:
             try:
@@ -84,21 +84,13 @@ class SlurmExecutor:
                         waiting = []
                     for chunk in list(chunks):
                         ended = chunk.job.done()
-                        for event in chunk.news():
-                            if event.state == "interrupted":
-                                event = losses.add(event.key, "the job was told to stop", event.where)
-                            if event.state == "lost":
-                                waiting.append(event.key)
-                            yield event
+                        for news in chunk.news():
+                            yield from losses.settle(news, waiting)
                         if ended:
                             chunks.remove(chunk)
-                            for event in chunk.left(losses):
-                                if event.final:
-                                    yield event
-                                else:
-                                    waiting.append(event.key)
-                                    if event.detail:
-                                        yield event
+                            culprits, others = chunk.left()
+                            yield from losses.settle(culprits, waiting)
+                            waiting += others
                     _sleep(self.options.poll_seconds if chunks and not waiting else 0, stop)
                 if stop.requested:
                     yield from _cancel(chunks, self.options.poll_seconds)
@@ -122,11 +114,11 @@ class SlurmExecutor:
             raise ConfigError(f"submitit refuses: {' '.join(str(error).split())}.") from error
         return queue
 
-    def _submit(self, queue: Any, out: Path, keys: Sequence[str]) -> "list[_Chunk]":
+    def _submit(self, queue: Any, out: Path, units: Sequence[Unit]) -> "list[_Chunk]":
         # submitit's local executor starts everything at once.
         elements = ARRAY_SIZE if self.options.cluster == "slurm" else self.workers or available_cores()
-        size = self.options.chunk or -(-len(keys) // elements)
-        parts = [list(keys[first : first + size]) for first in range(0, len(keys), size)]
+        size = self.options.chunk or -(-len(units) // elements)
+        parts = [list(units[first : first + size]) for first in range(0, len(units), size)]
         reports = out / "slurm" / "reports"
         reports.mkdir(parents=True, exist_ok=True)
         files = [reports / f"{uuid.uuid4().hex}.jsonl" for _ in parts]
@@ -143,24 +135,24 @@ class SlurmExecutor:
 
 
 class ChunkOfJobs:
-    """What one element of an array does: some jobs, one after another, each told in a file."""
+    """What one element of an array does: some units of jobs, one after another, each told in a file."""
 
-    def __init__(self, out: str, keys: list[str], report: str, job: str, threads: int):
-        self.out, self.keys, self.report, self.job, self.threads = out, keys, report, job, threads
+    def __init__(self, out: str, units: list[Unit], report: str, job: str, threads: int):
+        self.out, self.units, self.report, self.job, self.threads = out, units, report, job, threads
 
     def __call__(self) -> None:
         """Do the jobs; those that are done already take no time."""
         function = load_function(self.job)
         time_is_over = _SaveBeforeRequeue()
-        for key in self.keys:
+        for unit in self.units:
             if time_is_over.requested:
                 time_is_over.requeue()
-            self._tell(key, "started")
-            key, state, detail = run_job(function, Path(self.out), key, self.threads)
+            self._tell(unit, "started")
+            states, detail = run_unit(function, Path(self.out), unit, self.threads)
             if time_is_over.requested:
                 time_is_over.requeue()
-            self._tell(key, state, detail)
-            if state in ("interrupted", BROKEN):
+            self._tell(unit, states, detail)
+            if states == BROKEN or "interrupted" in states:
                 break
 
     def checkpoint(self) -> Any:
@@ -169,10 +161,10 @@ class ChunkOfJobs:
 
         return DelayedSubmission(self)
 
-    def _tell(self, key: str, state: str, detail: str = "") -> None:
-        line = {"key": key, "state": state, "detail": detail, "where": f"{socket.gethostname()}:{os.getpid()}"}
+    def _tell(self, unit: Unit, states: str | Sequence[str], detail: str = "") -> None:
+        events = events_of(unit, states, detail, f"{socket.gethostname()}:{os.getpid()}")
         with open(self.report, "a") as file:  # opened anew each time: on NFS that makes the line visible
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps([asdict(event) for event in events]) + "\n")
 
 
 class _SaveBeforeRequeue:
@@ -203,52 +195,51 @@ class _SaveBeforeRequeue:
 class _Chunk:
     """An element of an array, seen from the runner."""
 
-    def __init__(self, job: Any, keys: list[str], report: Path):
+    def __init__(self, job: Any, units: list[Unit], report: Path):
         self.job, self.report = job, report
-        self.open = dict.fromkeys(keys)
+        self.open = units
+        """Units with jobs that have not ended."""
         self._position = 0
-        self._running: str | None = None
+        self._running: Unit = ()
         self._where = ""
 
-    def news(self) -> Iterator[Event]:
-        """What the element has told since the last call."""
+    def news(self) -> Iterator[list[Event]]:
+        """What the element has told since the last call, for a unit at a time."""
         with suppress(FileNotFoundError), self.report.open("rb") as file:
             file.seek(self._position)
             for line in file.read().splitlines(keepends=True):
                 if not line.endswith(b"\n"):
                     break
                 self._position += len(line)
-                event = Event(**json.loads(line))
-                if event.key not in self.open:
+                events = [Event(**one) for one in json.loads(line)]
+                unit, first = tuple(event.key for event in events), events[0]
+                if unit not in self.open:
                     continue  # done before the element was queued again
-                if event.state == BROKEN:
-                    raise GenpolicyError(f"Job {event.key} could not be run on {event.where}: {event.detail}.")
-                self._running, self._where = (event.key if event.state == "started" else None), event.where
-                if event.final:
-                    del self.open[event.key]
-                yield event
+                if first.state == BROKEN:
+                    raise GenpolicyError(f"Job {', '.join(unit)} could not be run on {first.where}: {first.detail}.")
+                self._running, self._where = (unit if first.state == "started" else ()), first.where
+                if first.final:
+                    self.open.remove(unit)
+                yield events
 
-    def left(self, losses: Losses) -> Iterator[Event]:
-        """After the end: what is to be done again. A loss counts for the job that ran; the others have no detail.
+    def left(self) -> tuple[list[Event], list[Unit]]:
+        """After the end: the loss of the unit that ran, and the units that had not begun.
 
         Raises:
             GenpolicyError: if the nodes cannot run jobs at all.
         """
         if not self.open:
-            return
+            return [], []
         output, told = self.job.paths.stderr, self.job.paths.result_pickle.exists()
         error = self.job.exception() if told else None  # it was killed; submitit would wait for the file
-        if type(error).__name__ == "FailedJobError" and self._running is None:
+        if type(error).__name__ == "FailedJobError" and not self._running:
             trace = str(error).partition("You can check full logs")[0]
             words = [line for line in trace.splitlines() if line.strip(" -")]
             raise GenpolicyError(f"Array element {self.job.job_id} failed: {words[-1].strip()}. See {output}.")
-        culprit = self._running or (None if told and error is None else next(iter(self.open)))
-        for key in self.open:
-            if key == culprit:
-                cause = f"array element {self.job.job_id} ended as {self.job.state}; see {output}"
-                yield losses.add(key, cause, self._where)
-            else:
-                yield Event(key, "lost")
+        culprit = self._running or (() if told and error is None else self.open[0])
+        cause = f"array element {self.job.job_id} ended as {self.job.state}; see {output}"
+        others = [unit for unit in self.open if unit != culprit]
+        return events_of(culprit, "lost", cause, self._where), others
 
 
 def _sleep(seconds: float, stop: StopSignals) -> None:
@@ -265,7 +256,8 @@ def _cancel(chunks: list[_Chunk], poll_seconds: float) -> Iterator[Event]:
     while chunks and time.monotonic() < limit:
         for chunk in list(chunks):
             ended = chunk.job.done()
-            yield from chunk.news()
+            for news in chunk.news():
+                yield from news
             if ended:
                 chunks.remove(chunk)
         time.sleep(min(poll_seconds, 1.0) if chunks else 0)

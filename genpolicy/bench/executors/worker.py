@@ -11,54 +11,56 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from genpolicy.bench.executors.base import load_function
+from genpolicy.bench.executors.base import Unit, load_function
 
 READY = "ready"
 BROKEN = "broken"
-"""State of a job that raised an error: something is wrong with the results folder."""
+"""State of jobs that raised an error: something is wrong with the results folder."""
 
 GRACE_SECONDS = 60.0
 """How long a job may take to write its checkpoint."""
 
 
 def work(connection: Connection, job: str, number: int, threads: int) -> None:
-    """Do what the connection says: (out, key) is a job, None the end.
+    """Do what the connection says: (out, keys) is a unit of jobs, None the end.
 
     Args:
-        connection: to the executor; gets (key, state, detail), and (READY, "", "") first.
-        job: what does a job, as ``module:function``.
+        connection: to the executor; gets (states, detail), and (READY, "") first.
+        job: what does jobs, as ``module:function``.
         number: of the worker; it chooses among several GPUs.
         threads: of arithmetic, for jobs that do not say.
     """
     faulthandler.enable()  # a segmentation fault leaves its traceback in the log
     function = load_function(job)
-    orders: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+    orders: queue.SimpleQueue[tuple[str, Unit] | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, orders), daemon=True).start()
     _choose_gpu(number)
-    connection.send((READY, "", ""))
+    connection.send((READY, ""))
     while (order := orders.get()) is not None:
-        out, key = order
-        news = run_job(function, Path(out), key, threads)
-        with suppress(OSError):  # nobody is there any more; the result is in the folder
+        out, unit = order
+        news = run_unit(function, Path(out), unit, threads)
+        with suppress(OSError):  # nobody is there any more; the results are in the folder
             connection.send(news)
 
 
-def run_job(function: Callable[[Path, str], str], out: Path, key: str, threads: int) -> tuple[str, str, str]:
-    """Do one job and return its key, state and, for `BROKEN`, the error."""
+def run_unit(
+    function: Callable[[Path, Unit], Sequence[str]], out: Path, unit: Unit, threads: int
+) -> tuple[str | Sequence[str], str]:
+    """Do the jobs of a unit and return their states and, for `BROKEN`, the error."""
     if (torch := sys.modules.get("torch")) is not None:  # imported with `function`
         torch.set_num_threads(threads)  # the last job may have chosen another number
     try:
-        return key, function(out, key), ""
+        return function(out, unit), ""
     except KeyboardInterrupt:
-        return key, "interrupted", ""
+        return "interrupted", ""
     except Exception as error:
         traceback.print_exc()
-        return key, BROKEN, f"{type(error).__name__}: {error}"
+        return BROKEN, f"{type(error).__name__}: {error}"
 
 
 def _listen(connection: Connection, orders: queue.SimpleQueue) -> None:

@@ -125,7 +125,14 @@ def _best(task: str, groups: list[Group]) -> Iterator[str]:
 
 def warn(analysis: Analysis) -> list[str]:
     """What limits the conclusions, each in a sentence."""
-    return [*_incomplete(analysis), *_code(analysis), *_few_seeds(analysis), *_data(analysis), *_budget(analysis)]
+    return [
+        *_incomplete(analysis),
+        *_code(analysis),
+        *_vectorized(analysis),
+        *_few_seeds(analysis),
+        *_data(analysis),
+        *_budget(analysis),
+    ]
 
 
 def _incomplete(analysis: Analysis) -> Iterator[str]:
@@ -152,6 +159,17 @@ def _code(analysis: Analysis) -> Iterator[str]:
         yield (
             f"The results are from {len(versions)} versions of the code ({', '.join(sorted(versions))}). Differences "
             "may come from the code; run again with --old-results rerun for one version."
+        )
+
+
+def _vectorized(analysis: Analysis) -> Iterator[str]:
+    runs = analysis.study.runs
+    together = [run["together"] for run in runs if run.get("together", 1) > 1]
+    if together:
+        yield (
+            f"{len(together)} of {len(runs)} runs were trained in groups of up to {max(together)} seeds (--vectorize). "
+            "A run of a group is the run of its seed but for rounding, which training amplifies: scores of single "
+            "seeds may differ from those of a run alone."
         )
 
 

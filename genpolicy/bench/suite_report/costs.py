@@ -24,7 +24,7 @@ def cost_table(analysis: Analysis) -> Table:
         Column("actions per decision", True, "Length of the action chunk."),
         Column("ms per action", True, "Median time to choose an action for one observation."),
         Column("updates / s", True, "Training speed."),
-        Column("minutes per run", True, "Wall time of a run, evaluation included."),
+        Column("minutes per run", True, "Wall time of a run, or of its group of seeds, evaluation included."),
         Column("policy parameters", True),
         Column("critic parameters", True),
         SEEDS,
@@ -48,9 +48,15 @@ def cost_table(analysis: Analysis) -> Table:
         rows.append(Row(tuple(cells), dict(one.levels) | {"task": task}))
     note = (
         "Medians over seeds. Times depend on the machine and on what else ran there; compare them roughly, and only "
-        f"within this table. {describe_seeds(analysis) if metric else ''}"
+        f"within this table. {_groups(analysis)}{describe_seeds(analysis) if metric else ''}"
     )
     return Table("costs", "What quality costs", note, columns, tuple(rows))
+
+
+def _groups(analysis: Analysis) -> str:
+    if all(run.get("together", 1) == 1 for run in analysis.study.runs):
+        return ""
+    return "Runs that were trained together share the minutes, and each did so many updates a second. "
 
 
 def _place(analysis: Analysis, task: str, one: Configuration) -> tuple[int, int]:

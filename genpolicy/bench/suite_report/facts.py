@@ -114,6 +114,8 @@ def _machine_text(machine: Mapping[str, Any]) -> str:
         text += f", {hardware['memory_bytes'] / 2**30:.0f} GiB"
     gpus = hardware.get("gpus") or []
     text += f", {', '.join(gpus)}" if gpus else ", no GPU"
+    if machine.get("device", "cpu") != "cpu":
+        text += f", networks on {machine['device']}"
     return f"{text}; {machine['platform']}" if machine.get("platform") else text
 
 

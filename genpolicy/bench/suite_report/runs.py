@@ -22,6 +22,7 @@ def runs_csv(study: Study) -> str:
         "score",
         "updates",
         "seconds",
+        "together",
         "code",
         "dataset_sha256",
     ]
@@ -39,7 +40,7 @@ def _run_lines(study: Study, factors: Iterable[str]) -> Iterator[list[Any]]:
             *(levels.get(factor, "") for factor in factors),
             job["seed"],
             run.get("state", "missing"),
-            *(run.get(name, "") for name in ("metric", "score", "updates", "seconds")),
+            *(run.get(name, "") for name in ("metric", "score", "updates", "seconds", "together")),
             " ".join(str(code[name]) for name in ("version", "digest") if code.get(name)),
             run.get("dataset_sha256") or "",
             command_of(run) if study.suite.kind == "train" else "",

@@ -1,0 +1,93 @@
+"""The JAX transcriptions that the speed of our updates is compared with compute what ours do."""
+
+import numpy as np
+import pytest
+
+from genpolicy import Agent, make_agent
+from tests.helpers import ACTION_DIM, OBSERVATION_DIM, double_precision, randomise, raw_batch
+
+jax = pytest.importorskip("jax")
+jax_updates = pytest.importorskip("benchmarks.speed.jax_updates")
+
+__all__ = ["double_precision"]
+
+UPDATES = 5
+# All that changes in training changes within five updates: the rate warms up for two and then decays, and the weight
+# of behaviour cloning follows the fit from the third on.
+OPTIONS = {
+    "meanflow_ql": (
+        "head.backbone.width=16",
+        "head.backbone.time_features=8",
+        "critic.hidden_dims=[16,16]",
+        "trainer.steps=40",
+        "policy.bc_schedule.interval=1",
+        "policy.bc_schedule.warmup_fraction=0",
+        "policy.bc_schedule.threshold=1.0001",
+    ),
+    "fql": ("head.backbone.hidden_dims=[16,16]", "critic.hidden_dims=[16,16]"),
+}
+
+
+@pytest.fixture(autouse=True)
+def double_precision_in_jax():
+    with jax.enable_x64(True):
+        yield
+
+
+def make(algorithm: str) -> Agent:
+    agent = make_agent(
+        algorithm,
+        observation_shape=(OBSERVATION_DIM,),
+        action_dim=ACTION_DIM,
+        overrides=[*OPTIONS[algorithm], "trainer.compile=false"],
+    )
+    for module in (agent.policy, agent.critic):
+        randomise(module, scale=0.2)
+    return agent
+
+
+def assert_equal(found, expected) -> None:
+    """Equal but for float64's rounding of sums of a few hundred terms, which grows with the updates."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for (path, one), other in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("algorithm", OPTIONS)
+def test_the_update_in_jax_is_ours(algorithm: str) -> None:
+    agent = make(algorithm)
+    update, state = jax_updates.make_update(agent), jax_updates.state_from(agent)
+    weights = set()
+    for step in range(UPDATES):
+        raw = raw_batch(n=32, seed=step)
+        batch, draws = agent.encode(raw), agent.draw(len(raw["rewards"]))
+        state, metrics = update(state, jax_updates.to_jax(batch), jax_updates.to_jax(draws))
+        expected = agent.update_with_draws(batch, draws)
+        assert_equal(metrics, jax_updates.to_jax(expected))
+        weights.add(expected["policy/bc_weight"].item())
+    assert_equal(state, jax_updates.state_from(agent))
+    assert algorithm == "fql" or len(weights) > 1
+
+
+@pytest.mark.parametrize("algorithm", OPTIONS)
+def test_draws_in_jax_follow_our_laws(algorithm: str) -> None:
+    agent, n = make(algorithm), 20_000
+    ours, theirs = jax_updates.to_jax(agent.draw(n)), jax_updates.make_draw(agent)(jax.random.key(0), n)
+    assert jax.tree.structure(theirs) == jax.tree.structure(ours)
+    for one, other in zip(jax.tree.leaves(theirs), jax.tree.leaves(ours), strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one.mean(), other.mean(), atol=0.05)  # five standard errors of a difference
+        np.testing.assert_allclose(one.std(), other.std(), atol=0.05)
+
+
+@pytest.mark.parametrize("algorithm", OPTIONS)
+def test_the_update_that_draws_is_the_update_with_these_draws(algorithm: str) -> None:
+    agent = make(algorithm)
+    batch = jax_updates.to_jax(agent.encode(raw_batch(n=32)))
+    drawing, key = jax_updates.make_drawing_update(agent), jax.random.key(1)
+    expected_key, own = jax.random.split(key)
+    draws = jax_updates.make_draw(agent)(own, 32)
+    expected, _ = jax_updates.make_update(agent)(jax_updates.state_from(agent), batch, draws)
+    state, key, _ = drawing(jax_updates.state_from(agent), key, batch)
+    assert_equal(state, expected)
+    assert key == expected_key

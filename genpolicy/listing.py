@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from genpolicy.config import compose
+from genpolicy.config import RunConfig, compose
 from genpolicy.heads.base import GenerativeHead
 from genpolicy.heads.objectives import OBJECTIVES
 from genpolicy.heads.reformulations import REFORMULATIONS
 from genpolicy.options import Options, describe_type
 from genpolicy.recipes import load_recipe, recipe_names
 from genpolicy.registry import BACKBONES, CRITICS, ENCODERS, HEADS, POLICIES, Registry
+from genpolicy.training.optimizer import METRIC_FORMULAS as OPTIMISER
 
 REGISTRIES: dict[str, Registry] = {
     registry.plural: registry
@@ -45,6 +46,15 @@ def option_rows(config: type[Options]) -> list[dict[str, Any]]:
         }
         for field in dataclasses.fields(config)
     ]
+
+
+def metric_rows(config: RunConfig) -> list[tuple[str, str]]:
+    """Name and formula of every metric that an update of such a run returns."""
+    head = HEADS.find(config.head).cls.metric_formulas(config.head)
+    formulas = {"policy": POLICIES.find(config.policy).cls.metric_formulas(config.policy, head) | OPTIMISER}
+    if config.critic is not None:
+        formulas["critic"] = CRITICS.find(config.critic).cls.metric_formulas(config.critic) | OPTIMISER
+    return [(f"{part}/{name}", text) for part, of_part in formulas.items() for name, text in of_part.items()]
 
 
 def recipe_rows() -> list[dict[str, Any]]:

@@ -31,7 +31,8 @@ def load_recipe(algorithm: str) -> Tree:
     """Read a recipe by name or path.
 
     Raises:
-        ConfigError: for an unknown name (with the nearest ones), or a file that is not YAML.
+        ConfigError: for an unknown name (with the nearest ones), a file that is not YAML, or a deviation that is not
+            text.
     """
     named = declarations() / f"{algorithm}.yaml"
     path = Path(algorithm).expanduser() if algorithm.endswith((".yaml", ".yml")) else named
@@ -47,7 +48,21 @@ def load_recipe(algorithm: str) -> Tree:
 @cache
 def _pickled(path: Path, modified: int, size: int) -> bytes:
     """A recipe as it was at that time, for copies that may be changed; parsing takes a hundred times as long."""
-    return pickle.dumps(read_yaml(path.read_text(), str(path)))
+    recipe = read_yaml(path.read_text(), str(path))
+    _check_deviations(recipe, str(path))
+    return pickle.dumps(recipe)
+
+
+def _check_deviations(recipe: Tree, where: str) -> None:
+    """Refuse a deviation that YAML read as something else than text, as it does with an unquoted colon."""
+    about = recipe.get("about")
+    deviations = about.get("deviations") if isinstance(about, dict) else None
+    for deviation in deviations if isinstance(deviations, list) else []:
+        if not isinstance(deviation, str):
+            raise ConfigError(
+                f"{where}: about.deviations holds {deviation!r}, a {type(deviation).__name__} and not a text. "
+                'YAML reads "a: b" as a mapping; put the sentence in quotes.'
+            )
 
 
 def read_yaml(text: str, where: str) -> Tree:

@@ -73,7 +73,10 @@ class Replayed:
         if replay is None:
             calls = self._calls[key] = self._calls.get(key, 0) + 1
             if calls != CALLS_BEFORE_RECORDING + 1:
-                return self._function(*arguments)
+                result = self._function(*arguments)
+                if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
+                    self._calls[key] = CALLS_BEFORE_RECORDING + 1  # there is nothing to record
+                return result
             try:
                 replay = _Replay(self._function, arguments, self._generators, self._record)
             except Exception as error:

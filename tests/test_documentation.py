@@ -27,12 +27,18 @@ PAGES = [
     *(ROOT / folder / "README.md" for folder in ("algorithms", "examples/custom_head")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+WITH_SUITE_TEST = ("ablations.md",)
 PROSE = [page for page in PAGES if page.parent.name != "api"]
 
 
 def text_of(page: Path) -> str:
     """A page's text with the files that it includes."""
     return re.sub(r'--8<-- "(.+?)"', lambda match: (ROOT / match[1]).read_text(), page.read_text())
+
+
+def prose_of(page: Path) -> str:
+    """A page's text without its blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
@@ -108,6 +114,34 @@ def parse(
     return name, context.params
 
 
+@pytest.mark.parametrize("page", PROSE, ids=page_id)
+def test_every_block_is_run_or_checked_or_plain(page: Path) -> None:
+    """Python runs and commands parse (above); files of the tutorial have a test; what is only shown is plain text."""
+    copies = r"^<!-- generated: .*?^<!-- end -->$"
+    written = re.sub(copies, "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for _, info, code in re.findall(r"^( *)```+ ?(\S[^\n]*)\n(.*?)^\1```+$", written, re.MULTILINE | re.DOTALL):
+        if info == "text":
+            assert not re.search(r"^(genpolicy|import|from|pip) ", code, re.MULTILINE), f"code in a plain block: {code}"
+        elif info in ("{ .py }", "{ .python }", "toml"):
+            assert re.fullmatch(r'--8<-- "[^"]+"\n', code), f"not a copy of a file: {code}"
+        elif info == "yaml":
+            assert page.name in WITH_SUITE_TEST, f"{page_id(page)} has YAML that no test reads"
+        else:
+            files = page.name == "plug-in-a-head.md" and " title=" in info
+            assert files or info in ("python", "bash", "bibtex"), f"{page_id(page)} has a block of {info!r}"
+
+
+@pytest.mark.parametrize("page", PROSE, ids=page_id)
+def test_every_figure_names_its_command(page: Path) -> None:
+    paragraphs = [one for one in prose_of(page).split("\n\n") if one.strip()]
+    for index, paragraph in enumerate(paragraphs):
+        if not paragraph.startswith("!["):
+            continue
+        caption = next(one for one in paragraphs[index + 1 :] if not one.startswith("!["))
+        assert re.match(r"\*[^*]", caption), f"{page_id(page)}: no caption below {paragraph}"
+        assert re.search(r"`(genpolicy|make|python) [^`]+`", caption), f"{page_id(page)}: no command below {paragraph}"
+
+
 def test_a_command_line_that_does_not_exist_is_noticed() -> None:
     with pytest.raises(Exception, match="epsiodes"):
         parse(typer.main.get_command(cli.app), ["evaluate", "runs/cube", "--epsiodes", "50"])
@@ -117,8 +151,9 @@ def test_a_command_line_that_does_not_exist_is_noticed() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_and_images_resolve(page: Path) -> None:
-    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", prose) if not target.startswith(("http", "mailto"))]
+    targets = [
+        target for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)) if not target.startswith(("http", "mailto"))
+    ]
     missing = [target for target in targets if target[0] != "#" and not (page.parent / target.split("#")[0]).exists()]
     assert not missing, f"{page_id(page)} links to {missing}"
 
@@ -169,9 +204,14 @@ def test_generated_tables_fit_the_code() -> None:
     )
 
 
-def test_every_recipe_has_a_section_and_every_tuned_row_a_source() -> None:
-    headings = re.findall(r"^## .*`(\w+)`", (ROOT / "docs" / "algorithms.md").read_text(), re.MULTILINE)
-    assert sorted(headings) == recipe_names()
+def test_every_recipe_has_a_page_with_all_its_parts_and_every_tuned_row_a_source() -> None:
+    pages = {
+        page.stem: page.read_text() for page in (ROOT / "docs" / "algorithms").glob("*.md") if page.stem != "index"
+    }
+    assert sorted(pages) == recipe_names()
+    for name, text in pages.items():
+        generated = re.findall(rf"^<!-- generated: (\w+) {name} -->$", text, re.MULTILINE)
+        assert generated == ["facts", "recipe", "metrics", "deviations", "results"], name
     lines = (ROOT / "algorithms" / "tuned.csv").read_text().splitlines()
     assert lines[0] == "algorithm,task,key,value,when,source"
     assert not [line for line in lines[1:] if not line.rpartition(",")[2].strip('" ')]

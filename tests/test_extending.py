@@ -1,4 +1,4 @@
-"""What docs/extending.md builds from outside is short, passes the kit and goes together; the example package too."""
+"""What the examples and docs/extending.md build from outside is short, passes the kit and goes together."""
 
 import re
 import tomllib
@@ -21,6 +21,7 @@ from tests.test_documentation import ROOT, _registries_kept, blocks, load, load_
 
 PAGE = ROOT / "docs" / "extending.md"
 PACKAGE = ROOT / "examples" / "custom_head"
+SMALLEST = ROOT / "examples" / "smallest_head.py"
 SMALL = MLPConfig(hidden_dims=(64, 64))
 
 
@@ -30,25 +31,19 @@ def page(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return run("extending", "\n".join(blocks(PAGE, "python")), monkeypatch)
 
 
-def test_the_smallest_head_of_the_page_is_short_and_keeps_what_a_head_promises(monkeypatch: pytest.MonkeyPatch) -> None:
-    smallest = blocks(PAGE, "python")[0].strip()
+def test_the_smallest_head_is_short_and_keeps_what_a_head_promises(monkeypatch: pytest.MonkeyPatch) -> None:
+    smallest = SMALLEST.read_text().strip()
     assert len(smallest.splitlines()) < 40
-    config = run("smallest", smallest, monkeypatch)["EnergyConfig"](backbone=SMALL)  # alone: the block is complete
+    config = run("smallest", smallest, monkeypatch)["EnergyConfig"](backbone=SMALL)  # alone: the file is complete
     check_head(lambda **sizes: HEADS.create(config, **sizes))
 
 
 def test_the_smallest_head_is_scored_by_the_energy_score() -> None:
-    head = load(ROOT / "examples" / "smallest_head.py").EnergyHead(
-        HEADS["energy"].config(), feature_dim=1, action_dim=2
-    )
+    head = load(SMALLEST).EnergyHead(HEADS["energy"].config(), feature_dim=1, action_dim=2)
     head.sample = lambda features, noise: noise
     draws = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 1.0]])  # at distances 5 and 1 of the action
     loss = head.loss(torch.zeros(1, 1), torch.zeros(1, 2), draws).per_sample
     torch.testing.assert_close(loss, torch.tensor([(5 + 1 - 18**0.5) / 2]))
-
-
-def test_the_three_lines_of_test_on_the_page_pass(page: dict[str, Any]) -> None:
-    page["test_my_head"]()
 
 
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {

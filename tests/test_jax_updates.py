@@ -1,7 +1,11 @@
 """The JAX transcriptions that the speed of our updates is compared with compute what ours do."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from genpolicy import Agent, make_agent
 from tests.helpers import ACTION_DIM, OBSERVATION_DIM, double_precision, randomise, raw_batch
@@ -17,6 +21,7 @@ UPDATES = 5
 OPTIONS = {
     "meanflow_ql": (
         "head.backbone.width=16",
+        "head.backbone.depth=2",
         "head.backbone.time_features=8",
         "critic.hidden_dims=[16,16]",
         "trainer.steps=40",
@@ -24,14 +29,17 @@ OPTIONS = {
         "policy.bc_schedule.warmup_fraction=0",
         "policy.bc_schedule.threshold=1.0001",
     ),
-    "fql": ("head.backbone.hidden_dims=[16,16]", "critic.hidden_dims=[16,16]"),
+    "fql": ("head.backbone.hidden_dims=[16,16]", "head.flow_steps=3", "critic.hidden_dims=[16,16]"),
 }
 
 
 @pytest.fixture(autouse=True)
 def double_precision_in_jax():
+    """And fewer optimisations, which take longer than all else here."""
+    jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
         yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def make(algorithm: str) -> Agent:
@@ -80,14 +88,41 @@ def test_draws_in_jax_follow_our_laws(algorithm: str) -> None:
         np.testing.assert_allclose(one.std(), other.std(), atol=0.05)
 
 
-@pytest.mark.parametrize("algorithm", OPTIONS)
-def test_the_update_that_draws_is_the_update_with_these_draws(algorithm: str) -> None:
-    agent = make(algorithm)
-    batch = jax_updates.to_jax(agent.encode(raw_batch(n=32)))
-    drawing, key = jax_updates.make_drawing_update(agent), jax.random.key(1)
+def test_the_update_that_draws_is_ours_with_these_draws() -> None:
+    agent = make("fql")
+    batch, key = agent.encode(raw_batch(n=32)), jax.random.key(1)
     expected_key, own = jax.random.split(key)
-    draws = jax_updates.make_draw(agent)(own, 32)
-    expected, _ = jax_updates.make_update(agent)(jax_updates.state_from(agent), batch, draws)
-    state, key, _ = drawing(jax_updates.state_from(agent), key, batch)
-    assert_equal(state, expected)
+    draws = jax.tree.map(lambda array: torch.from_numpy(np.array(array)), jax_updates.make_draw(agent)(own, 32))
+    update = jax_updates.make_drawing_update(agent)
+    state, key, metrics = update(jax_updates.state_from(agent), key, jax_updates.to_jax(batch))
+    assert_equal(metrics, jax_updates.to_jax(agent.update_with_draws(batch, draws)))
+    assert_equal(state, jax_updates.state_from(agent))
     assert key == expected_key
+
+
+@pytest.mark.parametrize("algorithm", OPTIONS)
+def test_the_update_in_jax_has_as_many_products_as_ours(algorithm: str) -> None:
+    agent, n = make(algorithm), 32
+    batch, draws = agent.encode(raw_batch(n)), agent.draw(n)
+    arguments = jax_updates.state_from(agent), jax_updates.to_jax(batch), jax_updates.to_jax(draws)
+    theirs = operations(jax.make_jaxpr(jax_updates.make_update(agent))(*arguments).jaxpr)
+    with FlopCounterMode(display=False) as counter:
+        agent.update_with_draws(batch, draws)
+    ours = counter.get_total_flops()
+    if algorithm == "fql":  # ours evaluates the student twice, and differentiates all of it but the first layer's input
+        weights = [p.numel() for p in agent.policy.head.student.parameters() if p.ndim == 2]
+        ours -= 2 * n * (2 * sum(weights) + sum(weights[1:]))
+    assert theirs == ours
+
+
+def operations(jaxpr) -> int:
+    """Operations of all products in a program, two per multiply-add."""
+    count = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, out = equation.invars[0].aval, equation.outvars[0].aval
+            count += 2 * out.size * math.prod(left.shape[axis] for axis in contracted)
+        for parameter in equation.params.values():
+            count += operations(parameter.jaxpr) if hasattr(parameter, "jaxpr") else 0
+    return count

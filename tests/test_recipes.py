@@ -1,9 +1,12 @@
 """Every recipe trains, and behaviour cloning does with every head."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from genpolicy import Agent
+from genpolicy.errors import ConfigError
 from genpolicy.recipes import load_recipe, recipe_names
 from genpolicy.registry import HEADS
 from tests.helpers import ACTION_DIM, OBSERVATION_DIM, raw_batch, small_agent
@@ -31,6 +34,15 @@ def test_every_recipe_trains_and_says_what_it_is(algorithm: str) -> None:
     assert list(about) == ["title", "summary", "paper", "reference", "equations", "parity", "deviations"]
     assert "arXiv:" in about["paper"] and about["summary"].endswith(".")
     train(small_agent(algorithm))
+
+
+def test_a_deviation_that_yaml_reads_as_a_mapping_is_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("about:\n  deviations:\n    - The first one.\n    - Longer: 1000 steps.\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: .*{'Longer': '1000 steps\.'}.* quotes"):
+        load_recipe(str(recipe))
+    recipe.write_text("about:\n  deviations:\n    - 'Longer: 1000 steps.'\n")
+    assert load_recipe(str(recipe))["about"]["deviations"] == ["Longer: 1000 steps."]
 
 
 @pytest.mark.parametrize("head", HEADS.names())

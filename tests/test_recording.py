@@ -146,6 +146,14 @@ def test_draws_that_follow_the_progress_of_training_are_not_recorded(overrides: 
         assert all(torch.equal(one, other) for one, other in zip(drawn[0], later, strict=True))
 
 
+def test_draws_without_a_tensor_are_not_recorded() -> None:
+    def record(work: Callable[[], Any], generators: Sequence[torch.Generator] = ()) -> Imitation:
+        raise AssertionError("there is nothing to record")
+
+    draw = Replayed(lambda n: {"policy": ((), n), "critic": ()}, record=record)
+    assert [draw(3) for _ in range(5)] == 5 * [{"policy": ((), 3), "critic": ()}]
+
+
 def test_replayed_batches_are_those_of_the_generator() -> None:
     ends = torch.zeros(100, dtype=torch.bool)
     ends[9::10] = True

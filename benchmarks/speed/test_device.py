@@ -1,4 +1,4 @@
-"""Training as it runs on a device: batches drawn there, draws, update; a GPU's launches are the enemy, so no step waits.
+"""Training as it runs on a device: batches drawn there, draws, update; a GPU's launches are the enemy: no step waits.
 
 `make bench-gpu` runs it on a CUDA device, `make bench-gpu DEVICE=cpu` on the processor, smaller.
 """

@@ -15,7 +15,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
+import algorithm_pages  # noqa: E402
 import commands  # noqa: E402
+import measured  # noqa: E402
 import pairs  # noqa: E402
 import source  # noqa: E402
 
@@ -23,7 +25,7 @@ from genpolicy.config import DataConfig, LoggingConfig, RunConfig, TrainerConfig
 from genpolicy.data import PublishedScore, Task, list_tasks, published_scores  # noqa: E402
 from genpolicy.listing import AGREES, CLOSED_FORM, REGISTRIES, option_rows, part_rows, recipe_rows  # noqa: E402
 from genpolicy.options import Options  # noqa: E402
-from genpolicy.recipes import load_recipe, recipe_names  # noqa: E402
+from genpolicy.recipes import recipe_names  # noqa: E402
 from genpolicy.training.agent import AgentConfig  # noqa: E402
 from genpolicy.training.online import OnlineConfig  # noqa: E402
 
@@ -33,7 +35,7 @@ WITH_CATALOGUE = ("heads", "critics", "policies")
 
 def expected() -> dict[Path, str]:
     """Every generated file and every page with a generated block, by path, as it should be."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     texts = {page: BLOCK.sub(_fill, page.read_text()) for page in pages}
     return texts | {ROOT / "algorithms" / "README.md": zoo()}
 
@@ -43,9 +45,15 @@ def _fill(match: re.Match[str]) -> str:
     makers: dict[str, Callable[..., str]] = {
         "parts": parts,
         "example": example,
-        "facts": facts,
+        "facts": lambda name: algorithm_pages.facts(name, linked),
+        "recipe": algorithm_pages.recipe,
+        "metrics": lambda name: algorithm_pages.metrics(name, table),
+        "run_metrics": lambda: algorithm_pages.run_metrics(table),
+        "deviations": algorithm_pages.deviations,
+        "results": lambda name: algorithm_pages.results(name, table),
         "keys": keys,
         "signatures": source.signatures,
+        "code": source.code,
         "imports": imports,
         "algorithms": algorithms,
         "recipes": recipes,
@@ -53,6 +61,8 @@ def _fill(match: re.Match[str]) -> str:
         "capabilities": lambda: pairs.capabilities(table),
         "tasks": tasks,
         "commands": lambda: commands.commands(table),
+        "head_toy": lambda: measured.head_toy(table),
+        "head_zoo": lambda: measured.head_zoo(table),
     }
     return f"{match[1]}\n{makers[name](*argument.split())}\n\n{match[3]}"
 
@@ -88,7 +98,7 @@ def recipes() -> str:
     """One short row per recipe."""
     rows = [
         (
-            f"[`{row['name']}`](docs/algorithms.md#{row['name']})",
+            f"[`{row['name']}`](docs/algorithms/{row['name']}.md)",
             row["summary"],
             " x ".join(f"`{row[kind]}`" for kind in ("head", "critic", "policy")),
             row["steps"],
@@ -104,7 +114,7 @@ def example() -> str:
     return f"```python\n{(ROOT / 'examples' / 'smallest_head.py').read_text()}```"
 
 
-def algorithms(recipe: str = "algorithms.md#{name}") -> str:
+def algorithms(recipe: str = "{name}.md") -> str:
     """One row per recipe; `recipe` is where its name leads to."""
     rows = (
         (
@@ -166,23 +176,6 @@ of the former; `never`, where another source disagrees with the value that is us
 
 This file is generated: `python docs/_tools/generate.py`.
 """
-
-
-def facts(algorithm: str) -> str:
-    """What a recipe says about itself."""
-    recipe, row = load_recipe(algorithm), next(row for row in recipe_rows() if row["name"] == algorithm)
-    about = recipe["about"]
-    backbone = recipe["head"].get("backbone", {}).get("name", "the head's default")
-    lines = [
-        f"- **Parts**: head `{row['head']}` ({backbone}), critic `{row['critic']}`, policy `{row['policy']}`",
-        f"- **Paper**: {linked(about['paper'])}",
-        f"- **Reference**: {about['reference']}",
-        f"- **Parity cases**: {', '.join(f'`{name}`' for name in about['parity']) or 'none'}",
-    ]
-    for deviation in about["deviations"]:
-        lines.append(f"- **Deviation**: {deviation}")
-    equations = "\n".join(part.strip() for part in about["equations"].split(";"))
-    return "\n".join([*lines, "", "```text", equations, "```"])
 
 
 def keys(group: str) -> str:

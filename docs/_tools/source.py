@@ -54,3 +54,32 @@ def _imported(tree: ast.AST) -> Iterable[str]:
         elif isinstance(node, ast.Import):
             yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("genpolicy."))
         yield from _imported(node)
+
+
+def code(module: str, *names: str) -> str:
+    """Functions and methods of a module as they stand in the code, without docstrings.
+
+    Args:
+        module: inside the package, as in "heads.paths".
+        names: "function", or "Class.method".
+    """
+    file = f"{module.replace('.', '/')}.py"
+    lines = (PACKAGE / file).read_text().splitlines()
+    blocks = []
+    for name in names:
+        scope: list[ast.stmt] = ast.parse("\n".join(lines)).body
+        for part in name.split("."):
+            node = next(
+                node for node in scope if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part
+            )
+            scope = node.body
+        shown = lines[node.lineno - 1 : node.end_lineno]
+        if ast.get_docstring(node) is not None:
+            first, last = node.body[0].lineno - node.lineno, (node.body[0].end_lineno or 0) - node.lineno
+            shown = shown[:first] + shown[last + 1 :]
+        owner = [f"class {name.rpartition('.')[0]}:  # genpolicy/{file}"] if "." in name else [f"# genpolicy/{file}"]
+        if blocks and blocks[-1][0] == owner[0]:
+            blocks[-1] += ["", *shown]
+        else:
+            blocks.append([*owner, *shown])
+    return "``` { .py }\n" + "\n\n\n".join("\n".join(block).rstrip() for block in blocks) + "\n```"

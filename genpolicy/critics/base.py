@@ -93,6 +93,11 @@ class Critic(nn.Module, ABC):
         """Say why this critic cannot work with the other parts of a configuration, and the way out; None if it can."""
         return None
 
+    @classmethod
+    def metric_formulas(cls, config: Any) -> dict[str, str]:
+        """What each metric of `loss` is, by name; a critic of your own may leave it out."""
+        return {}
+
     @abstractmethod
     def q(self, features: Float[Tensor, "*batch F"], action: Float[Tensor, "*batch A"]) -> Float[Tensor, "E *batch"]:
         """Return every member's value."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -66,6 +67,13 @@ class CategoricalCritic(TDCritic):
             nn.init.zeros_(network.linears[-1].get_parameter("weight"))
         # Not persistent: the options make it, and a checkpoint holds those.
         self.register_buffer("edges", torch.linspace(config.v_min, config.v_max, config.num_bins + 1), persistent=False)
+
+    _error_formula = "the cross-entropy of p_i(s, a) to the histogram of y"
+
+    @classmethod
+    def metric_formulas(cls, config: Any) -> dict[str, str]:
+        """See the base class."""
+        return super().metric_formulas(config) | {"target_outside": "share of rows with y outside [v_min, v_max]"}
 
     def _values(self, outputs: Float[Tensor, "E *batch K"]) -> Float[Tensor, "E *batch"]:
         centers = (self.edges[:-1] + self.edges[1:]) / 2

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -53,6 +53,23 @@ class EnsembleCritic(Critic):
             layer_norm=config.layer_norm,
         )
         self.target = copy.deepcopy(self.online).requires_grad_(False)
+
+    @classmethod
+    def metric_formulas(cls, config: Any) -> dict[str, str]:
+        """See the base class."""
+        return {
+            "loss": f"{config.reduction} over members of the batch mean of {cls._error_formula}",
+            "q_mean": "mean over members and batch of Q_i(s, a)",
+            "q_min": "smallest Q_i(s, a) of members and batch",
+            "q_max": "largest Q_i(s, a) of members and batch",
+            "target_mean": f"mean over batch of y = {cls._target_formula(config)}",
+        }
+
+    _error_formula = "(Q_i(s, a) - y)^2"
+
+    @classmethod
+    def _target_formula(cls, config: Any) -> str:
+        return "the critic's target"
 
     def q(self, features: Float[Tensor, "*batch F"], action: Float[Tensor, "*batch A"]) -> Float[Tensor, "E *batch"]:
         """Return the online network's values."""

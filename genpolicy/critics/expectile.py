@@ -1,7 +1,7 @@
 """Expectile values: the value of good actions without ever asking for one (IQL, arXiv:2110.06169)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -62,6 +62,22 @@ class ExpectileCritic(EnsembleCritic):
             num_times=0,
             output_dim=1,
         )
+
+    @classmethod
+    def metric_formulas(cls, config: Any) -> dict[str, str]:
+        """See the base class."""
+        formulas = super().metric_formulas(config)
+        u = f"{config.q_agg}_i Q'_i(s, a) - V(s)"
+        return formulas | {
+            "loss": "value_loss + q_loss",
+            "q_loss": formulas["loss"],
+            "value_loss": f"mean over batch of abs({config.expectile:g} - 1[u < 0]) u^2, u = {u}",
+            "v_mean": "mean over batch of V(s)",
+        }
+
+    @classmethod
+    def _target_formula(cls, config: Any) -> str:
+        return "r + discount^n mask V(s')"
 
     def value(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch"]:
         """Return V of states."""

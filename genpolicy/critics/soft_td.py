@@ -54,6 +54,11 @@ class SoftTDCritic(TDCritic):
             "does not have. Use policy=soft, or critic=td for values without entropy."
         )
 
+    @classmethod
+    def _next_value_formula(cls, config: Any) -> str:
+        value = super()._next_value_formula(config)
+        return f"({value} - alpha log p(a'))" if config.entropy_backup else value
+
     def _next_values(self, batch: Batch, policy: ActionSource, noise: Tensor) -> Float[Tensor, "E N B"]:
         soft = cast(SoftActionSource, policy)
         candidates, log_prob = soft.next_actions_with_log_prob(batch.next_features, noise)

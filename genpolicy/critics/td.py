@@ -73,6 +73,15 @@ class TDCritic(EnsembleCritic):
 
     config: TDConfig
 
+    @classmethod
+    def _target_formula(cls, config: TDConfig) -> str:
+        return f"r + discount^n mask {cls._next_value_formula(config)}"
+
+    @classmethod
+    def _next_value_formula(cls, config: TDConfig) -> str:
+        members = "" if config.subset_size is None else f" over {config.subset_size} random members"
+        return f"{config.q_agg}_i Q'_i(s', a'){members}"
+
     def draw(self, n: int, policy: ActionSource, generator: torch.Generator) -> TDDraws:
         """Draw the noise of the next action's candidates and, with `subset_size`, the members of the target."""
         noise = policy.noise(n, generator, self.config.num_candidates or policy.ranked_candidates)

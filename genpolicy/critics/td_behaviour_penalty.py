@@ -43,6 +43,10 @@ class TDBehaviourPenaltyCritic(TDCritic):
 
     config: TDBehaviourPenaltyConfig
 
+    @classmethod
+    def _next_value_formula(cls, config: TDConfig) -> str:
+        return f"({super()._next_value_formula(config)} - penalty_weight norm(a' - a'_data)^2)"
+
     def _next_values(self, batch: Batch, policy: ActionSource, noise: Tensor) -> Float[Tensor, "E N B"]:
         if batch.next_actions is None:
             raise ShapeError(

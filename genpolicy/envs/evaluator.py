@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+METRIC_FORMULAS = {
+    "evaluation/return": "mean over episodes of the undiscounted sum of rewards",
+    "evaluation/success": "share of episodes whose last step was a success, where the environment reports it",
+    "evaluation/score": "mean over episodes of 100 (return - low) / (high - low), with D4RL's returns of its random "
+    "policy (low) and its expert (high), where the task has them",
+    "evaluation/length": "mean over episodes of the number of environment steps",
+    "evaluation/episodes": "number of episodes",
+    "evaluation/seconds": "wall-clock time of the evaluation",
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What an evaluation found, one entry per episode.

@@ -48,6 +48,11 @@ class GenerativeHead(nn.Module, ABC):
         """Whether samples depend on the noise."""
         return True
 
+    @classmethod
+    def metric_formulas(cls, config: Any) -> dict[str, str]:
+        """What each metric of `loss` is, by name, for the pages of the algorithms; your own head may leave it out."""
+        return {}
+
     def __init__(self, config: Any, *, feature_dim: int, action_dim: int):
         super().__init__()
         self.config = config

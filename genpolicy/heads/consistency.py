@@ -113,6 +113,14 @@ class ConsistencyHead(GenerativeHead):
 
     config: ConsistencyConfig
 
+    @classmethod
+    def metric_formulas(cls, config: ConsistencyConfig) -> dict[str, str]:
+        """See the base class."""
+        return {
+            "consistency_loss": "mean over batch of weight * distance(f(x_t, t), f(x_r, r))",
+            "consistency_error": "mean over batch and action dims of (f(x_t, t) - f(x_r, r))^2",
+        }
+
     def __init__(self, config: ConsistencyConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         self.steps = config.sampling_steps

@@ -55,6 +55,11 @@ class DeterministicHead(GenerativeHead):
         """Whether there is noise on samples."""
         return config.noise_std > 0
 
+    @classmethod
+    def metric_formulas(cls, config: DeterministicConfig) -> dict[str, str]:
+        """See the base class."""
+        return {"mse": "mean over batch and action dims of (mode - action)^2"}
+
     def __init__(self, config: DeterministicConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         self.backbone = BACKBONES.create(

@@ -103,6 +103,11 @@ class DiffusionHead(GenerativeHead):
     signal: Tensor
     spread: Tensor
 
+    @classmethod
+    def metric_formulas(cls, config: DiffusionConfig) -> dict[str, str]:
+        """See the base class."""
+        return {"diffusion_loss": f"mean over batch and action dims of (network(x_t, t) - {config.prediction})^2"}
+
     def __init__(self, config: DiffusionConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         self.steps = config.sampling_steps or config.diffusion_steps

@@ -51,6 +51,12 @@ class DistilledFlowHead(GenerativeHead):
 
     config: DistilledFlowConfig
 
+    @classmethod
+    def metric_formulas(cls, config: DistilledFlowConfig) -> dict[str, str]:
+        """See the base class."""
+        distillation = "mean over batch and action dims of (student(noise) - clip(flow(noise)))^2"
+        return FlowHead.metric_formulas(config) | {"distill_loss": distillation}
+
     def __init__(self, config: DistilledFlowConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         shared = {field.name: getattr(config, field.name) for field in fields(FlowMatchingConfig)}

@@ -86,6 +86,11 @@ class DriftingHead(GenerativeHead):
 
     config: DriftingConfig
 
+    @classmethod
+    def metric_formulas(cls, config: DriftingConfig) -> dict[str, str]:
+        """See the base class."""
+        return {"drift": "root of the mean over batch, G and action dims of V(x)^2"}
+
     def __init__(self, config: DriftingConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         self.backbone = BACKBONES.create(

@@ -1,7 +1,7 @@
 """Flow matching as a policy: a learned velocity carries noise to an action (arXiv:2210.02747, arXiv:2502.02538)."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -73,6 +73,11 @@ class FlowHead(GenerativeHead):
     """
 
     config: FlowConfig
+
+    @classmethod
+    def metric_formulas(cls, config: Any) -> dict[str, str]:
+        """See the base class."""
+        return {"flow_loss": "mean over batch and action dims of (velocity(x_t, t) - (noise - action))^2"}
 
     def __init__(self, config: FlowConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)

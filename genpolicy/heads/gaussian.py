@@ -69,6 +69,11 @@ class GaussianHead(GenerativeHead):
 
     config: GaussianConfig
 
+    @classmethod
+    def metric_formulas(cls, config: GaussianConfig) -> dict[str, str]:
+        """See the base class."""
+        return {"nll": "mean over batch of -log N(action; mean, std^2), in nats"}
+
     def __init__(self, config: GaussianConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         outputs = 2 * action_dim if config.std == "state_dependent" else action_dim

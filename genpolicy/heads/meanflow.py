@@ -88,6 +88,21 @@ class MeanFlowHead(GenerativeHead):
     acting, `sampling_steps` forward passes, with the time embedding computed once for all rows.
     """
 
+    @classmethod
+    def metric_formulas(cls, config: MeanFlowConfig) -> dict[str, str]:
+        """See the base class."""
+        formulas = {
+            "mean_flow_loss": "mean over batch of w D, D = mean over action dims of (g - clip(g*))^2, "
+            "w = 1 / (D + adaptive_c)^(1 - adaptive_gamma)",
+            "regression_error": "mean over batch of D",
+            "velocity_error": "mean over batch and action dims of (u - (noise - action))^2, u the average velocity",
+        }
+        if OBJECTIVES[config.objective].cls.takes_derivative:
+            formulas["dg_dt_norm"] = "root of the mean over batch and action dims of (dg/dt)^2"
+        if config.consistency_weight:
+            formulas["consistency_loss"] = "mean over batch and action dims of (a(t_1) - a(t_2))^2, a = x_t - t u"
+        return formulas
+
     def __init__(self, config: MeanFlowConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         self.steps = config.sampling_steps

@@ -81,6 +81,14 @@ class MixtureHead(GenerativeHead):
     config: MixtureConfig
     start: Tensor
 
+    @classmethod
+    def metric_formulas(cls, config: MixtureConfig) -> dict[str, str]:
+        """See the base class."""
+        return {
+            "nll": "mean over batch of -log sum_k weight_k N(action; mean_k, std_k^2), in nats",
+            "weight_entropy": "mean over batch of -sum_k weight_k log weight_k, in nats",
+        }
+
     def __init__(self, config: MixtureConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         k = config.components

@@ -84,6 +84,8 @@ class Objective(ABC):
     """Whether the data enters in rows with r = t only, so that there must be some."""
     follows_progress: bool = False
     """Whether draws depend on how far the curriculum is."""
+    takes_derivative: bool = False
+    """Whether the target is made of dg/dt, whose size the head then logs."""
 
     def draw(self, n: int, generator: torch.Generator, progress: float) -> Tensor | tuple[()]:
         """Return what else `regression` needs for n rows, as (n, 1), or ().
@@ -119,6 +121,7 @@ class MeanFlow(Objective):
     """
 
     needs_two_times = False
+    takes_derivative = True
 
     def regression(self, field: Field, at: Interval, draw: Tensor | tuple[()]) -> Regression:
         """See the class."""
@@ -138,6 +141,8 @@ class Improved(Objective):
 
     Cost: that of `meanflow` and one forward pass without gradient.
     """
+
+    takes_derivative = True
 
     def regression(self, field: Field, at: Interval, draw: Tensor | tuple[()]) -> Regression:
         """See the class."""

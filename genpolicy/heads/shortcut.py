@@ -89,6 +89,14 @@ class ShortcutHead(GenerativeHead):
 
     config: ShortcutConfig
 
+    @classmethod
+    def metric_formulas(cls, config: ShortcutConfig) -> dict[str, str]:
+        """See the base class."""
+        return {
+            "flow_matching_loss": "mean over batch and action dims of (s(x_t, t, 1/M) - (noise - action))^2",
+            "consistency_loss": "mean over batch and action dims of (s(x_t, t, 2d) - mean of two steps of size d)^2",
+        }
+
     def __init__(self, config: ShortcutConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         self.steps = config.sampling_steps

@@ -53,6 +53,11 @@ class TanhGaussianHead(GenerativeHead):
 
     config: TanhGaussianConfig
 
+    @classmethod
+    def metric_formulas(cls, config: TanhGaussianConfig) -> dict[str, str]:
+        """See the base class."""
+        return {"nll": "mean over batch of -log p(action), in nats"}
+
     def __init__(self, config: TanhGaussianConfig, *, feature_dim: int, action_dim: int):
         super().__init__(config, feature_dim=feature_dim, action_dim=action_dim)
         self.gaussian = GaussianHead(config, feature_dim=feature_dim, action_dim=action_dim)

@@ -18,6 +18,7 @@ from genpolicy.policies.base import (
     Policy,
     PolicyLoss,
     RankingPolicyConfig,
+    cloning_formulas,
     cloning_loss,
     draw_for_head,
     sample_candidates,
@@ -83,6 +84,18 @@ class AdvantageWeighted(Policy):
                 "Use critic=expectile, or policy.baseline=samples."
             )
         return super().refuses(config, parts)
+
+    @classmethod
+    def metric_formulas(cls, config: AdvantageWeightedConfig, of_head: Mapping[str, str]) -> dict[str, str]:
+        """See the base class."""
+        own = f"mean_j {config.q_agg}_i Q_i(s, a_j) of its own actions a_j"
+        baseline = "the critic's V" if config.baseline == "value" else own
+        return {
+            "loss": "mean over batch of weight * the head's loss",
+            "advantage": f"mean over batch of {config.q_agg}_i Q_i(s, a) - V(s), V = {baseline}",
+            "weight": "mean over batch of min(exp(inverse_temperature * advantage), max_weight)",
+            "clipped_weights": "share of rows with weight = max_weight",
+        } | cloning_formulas(of_head)
 
     def draw(self, n: int, generator: torch.Generator, *, progress: float = 1.0) -> AdvantageWeightedDraws:
         """Draw the head's random numbers and the noise of the baseline's actions."""

@@ -91,6 +91,11 @@ class Policy(nn.Module, ABC):
             return _without_critic(cls)
         return None
 
+    @classmethod
+    def metric_formulas(cls, config: Any, of_head: Mapping[str, str]) -> dict[str, str]:
+        """What each metric of `loss` is, by name, given the head's; a policy of your own may leave it out."""
+        return {}
+
     # Acting
 
     @property
@@ -232,3 +237,8 @@ def cloning_loss(head: GenerativeHead, batch: Batch, head_draws: Any) -> PolicyL
     loss = fit.per_sample.mean()
     metrics = {"bc_loss": loss.detach()} | {f"head/{name}": value for name, value in fit.metrics.items()}
     return PolicyLoss(loss, metrics, {})
+
+
+def cloning_formulas(of_head: Mapping[str, str]) -> dict[str, str]:
+    """What each metric of `cloning_loss` is."""
+    return {"bc_loss": "mean over batch of the head's loss"} | {f"head/{name}": text for name, text in of_head.items()}

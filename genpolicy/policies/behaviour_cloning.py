@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genpolicy.batch import Batch
 from genpolicy.critics.base import Critic
-from genpolicy.policies.base import Policy, PolicyConfig, PolicyLoss, cloning_loss, draw_for_head
+from genpolicy.policies.base import Policy, PolicyConfig, PolicyLoss, cloning_formulas, cloning_loss, draw_for_head
 from genpolicy.registry import POLICIES
 
 
@@ -28,6 +28,11 @@ class BehaviourCloning(Policy):
     """
 
     needs_critic = False
+
+    @classmethod
+    def metric_formulas(cls, config: Any, of_head: Mapping[str, str]) -> dict[str, str]:
+        """See the base class."""
+        return cloning_formulas(of_head)
 
     def draw(self, n: int, generator: torch.Generator, *, progress: float = 1.0) -> Any:
         """Draw what the head's loss needs."""

@@ -21,6 +21,7 @@ from genpolicy.policies.base import (
     Policy,
     PolicyLoss,
     RankingPolicyConfig,
+    cloning_formulas,
     cloning_loss,
     draw_for_head,
 )
@@ -87,6 +88,18 @@ class QGradient(Policy):
                 "Use policy=advantage_weighted or policy=best_of_n."
             )
         return super().refuses(config, parts)
+
+    @classmethod
+    def metric_formulas(cls, config: QGradientConfig, of_head: Mapping[str, str]) -> dict[str, str]:
+        """See the base class."""
+        x = "sample(s, noise)" if config.improve == "sample" else "sample(s, 0)"
+        return {
+            "loss": "q_loss + bound_weight * bound_loss + bc_weight * bc_loss",
+            "q_loss": "-q / mean over batch of abs(Q)" if config.normalize_q else "-q",
+            "bound_loss": f"mean over batch and action dims of relu(x - 1) + relu(-1 - x), x = {x}",
+            "bc_weight": f"policy.bc_weight by its schedule ({config.bc_schedule.kind})",
+            "q": f"mean over batch of Q = {config.q_agg}_i Q_i(s, clip(x))",
+        } | cloning_formulas(of_head)
 
     def initial_state(self) -> dict[str, Tensor]:
         """The adaptive weight's state."""

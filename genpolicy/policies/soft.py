@@ -90,6 +90,18 @@ class Soft(Policy):
             )
         return super().refuses(config, parts)
 
+    @classmethod
+    def metric_formulas(cls, config: SoftConfig, of_head: Mapping[str, str]) -> dict[str, str]:
+        """See the base class."""
+        return {
+            "loss": "actor_loss + entropy_weight_loss",
+            "actor_loss": f"mean over batch of alpha log p(x) - {config.q_agg}_i Q_i(s, clip(x)), x = sample(s, noise)",
+            "entropy_weight_loss": f"alpha (entropy - H), H = {config.target_entropy_per_dim:g} A for A action dims",
+            "entropy_weight": "alpha",
+            "entropy": "mean over batch of -log p(x), in nats",
+            "q": f"mean over batch of {config.q_agg}_i Q_i(s, clip(x))",
+        }
+
     def draw(self, n: int, generator: torch.Generator, *, progress: float = 1.0) -> SoftDraws:
         """Draw the head's random numbers and the noise of the improved action."""
         return SoftDraws(draw_for_head(self.head, n, generator, progress), self.head.noise(n, generator))

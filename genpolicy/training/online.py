@@ -24,6 +24,14 @@ _SEEDS = 0x6F6E6C696E65  # "online": keeps the seeds of these episodes apart fro
 _NONE = float("-inf")  # a checkpoint's tensors may hold infinities, but no NaN
 
 
+METRIC_FORMULAS = {
+    "exploration/return": "undiscounted sum of the environment's rewards in the episode that finished last",
+    "exploration/length": "its number of environment steps",
+    "exploration/success": "1 if its last step was a success, else 0, where the environment reports it",
+    "exploration/episodes": "number of finished episodes",
+}
+
+
 @dataclass(frozen=True)
 class OnlineConfig(Options):
     """How the online phase goes; `trainer.online_steps` is its length."""

@@ -15,6 +15,11 @@ from torch import Tensor, nn
 
 from genpolicy.options import Options, option
 
+METRIC_FORMULAS = {
+    "grad_norm": "norm of the loss's gradient with respect to all parameters of the part, before clipping",
+    "learning_rate": "rate of this update, by the schedule",
+}
+
 
 @dataclass(frozen=True)
 class OptimizerConfig(Options):

@@ -342,12 +342,9 @@ def group(tmp_path: Path, data: Path) -> Workspace:
 
 def approximately(result: dict[str, Any]) -> dict[str, Any]:
     """`numbers`, equal but for the rounding of another order of sums."""
-    near = {name: pytest.approx(result[name], abs=1e-4) for name in ("score",)}
-    steps = [
-        {name: pytest.approx(value, abs=1e-4) if isinstance(value, float) else value for name, value in one.items()}
-        for one in result["evaluations"]
-    ]
-    return numbers(result) | near | {"evaluations": steps}
+    near = lambda value: pytest.approx(value, abs=1e-4) if isinstance(value, float) else value  # noqa: E731
+    evaluations = [{name: near(value) for name, value in one.items()} for one in result["evaluations"]]
+    return numbers(result) | {"score": near(result["score"]), "evaluations": evaluations}
 
 
 def alone(tmp_path: Path, data: Path) -> list[dict[str, Any]]:

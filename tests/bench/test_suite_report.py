@@ -253,6 +253,28 @@ def test_runs_that_were_trained_together_are_counted_beside_the_gpu(tmp_path):
     assert "networks on cuda" in machine and count == 48
 
 
+def test_online_phase_is_set_against_the_offline_end_of_the_same_runs(tmp_path):
+    def changed(run):
+        offset = 0.01 * run["seed"]
+        ends = {"residual": (0.2, 0.8), "average_velocity": (0.5, 0.5), "noise": (0.3, None)}[run["levels"]["form"]]
+        phases = [("offline", 0.0), ("offline", ends[0]), ("online", 0.1), ("online", ends[1])]
+        scored = [{"phase": phase, "score": score and score + offset} for phase, score in phases if score is not None]
+        if ends[1] is None:  # without an online phase
+            scored = scored[:2]
+        return run | {"evaluations": [{"step": step, **one} for step, one in enumerate(scored)]}
+
+    last = {"protocol": {"evaluations": "last"}}
+    write_report(results_folder(tmp_path / "out", tasks=TASKS[:1], seeds=3, changed=changed, **last))
+    rows = list(csv.DictReader((tmp_path / "out" / "report" / "online.csv").open()))
+    assert [(row["form"], row["statement"]) for row in rows if row["steps"] == "1"] == [
+        ("residual", "supported: better"),
+        ("average_velocity", "not supported by the intervals"),
+    ]
+    before, after, gain = (float(rows[0][name]) for name in ("before", "after", "gain"))
+    assert (before, after, gain) == pytest.approx((21, 81, 60))
+    assert float(rows[0]["before low"]) < 21 < float(rows[0]["before high"])
+
+
 def test_lower_distances_are_better(tmp_path):
     tasks = "tasks=[cloning/grid,cloning/moons,q_gradient/peaks]"
     declaration = load_suite("toy", ["factors.variant=[residual,flow]", "seeds=3", tasks]).declaration

@@ -7,6 +7,7 @@ from genpolicy.bench.suite_report.costs import cost_table
 from genpolicy.bench.suite_report.drawing import draw, save
 from genpolicy.bench.suite_report.figures import pictures, task_pictures
 from genpolicy.bench.suite_report.loading import Study, load_studies
+from genpolicy.bench.suite_report.online import online_table
 from genpolicy.bench.suite_report.page import render_overview, render_page
 from genpolicy.bench.suite_report.published import published_table
 from genpolicy.bench.suite_report.records import Analysis
@@ -33,7 +34,8 @@ def write_report(out: Path, folder: Path | None = None) -> Path:
 
     Returns:
         ``index.html``. Beside it stand ``table.md``, ``table.tex``, ``table.csv`` (scores), ``aggregates.csv``,
-        ``runs.csv`` (every job) and the figures as PNG and SVG; for a suite of suites in a folder for each.
+        ``online.csv`` (gains of online phases, if there are any), ``runs.csv`` (every job) and the figures as PNG and
+        SVG; for a suite of suites in a folder for each.
 
     Raises:
         ConfigError: if `out` is no results folder, or Jinja is not installed.
@@ -54,12 +56,14 @@ def _write(out: Path, folder: Path, study: Study) -> tuple[Path, Analysis]:
     analysis = analyse(study)
     aggregates = [aggregate_table(analysis, family) for family in analysis.families]
     scores, costs, published = score_tables(analysis), cost_table(analysis), published_table(analysis)
-    tables: list[Table] = [*aggregates, *scores, costs, *([published] if published else [])]
+    online = online_table(analysis)
+    gains = [online] if online else []
+    tables: list[Table] = [*aggregates, *scores, *gains, costs, *([published] if published else [])]
     texts = {
         "table.md": to_markdown(tables),
         "table.tex": to_latex(tables),
         "runs.csv": runs_csv(study),
-        **{_csv_name(table): to_csv(table) for table in (*aggregates, *scores, costs)},
+        **{_csv_name(table): to_csv(table) for table in (*aggregates, *scores, *gains, costs)},
     }
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())

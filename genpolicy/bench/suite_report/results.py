@@ -115,14 +115,15 @@ def _difference_cells(analysis: Analysis, group: Group) -> list[Cell]:
         return [interval(None), _role(analysis, group.configuration)]
     if not group.scores:
         return [interval(None), Cell("no result", tone="muted")]
-    return _verdict_cells(difference, group.metric.display, group.metric.digits)
+    return verdict_cells(difference, group.metric.display, group.metric.digits)
 
 
 def _role(analysis: Analysis, one: Configuration) -> Cell:
     return Cell("baseline" if one in analysis.baselines.values() else NOTHING, tone="muted")
 
 
-def _verdict_cells(difference: Difference, display: float, digits: int) -> list[Cell]:
+def verdict_cells(difference: Difference, display: float, digits: int) -> list[Cell]:
+    """A difference with its interval, and what that supports."""
     shown = None if difference.estimate is None else difference.estimate.scaled(display)
     tone = ("good" if difference.is_better else "bad") if difference.is_supported else "muted"
     return [interval(shown, digits, sign=True), Cell(difference.verdict, tone=tone)]
@@ -173,7 +174,7 @@ def _aggregate_row(analysis: Analysis, family: Family, one: Configuration, stati
         if difference is None:
             cells += [interval(None), _role(analysis, one)]
         else:
-            cells += _verdict_cells(difference, family.display, family.digits)
+            cells += verdict_cells(difference, family.display, family.digits)
         cells.append(interval(improvement, 2))
     counts = [len(analysis.groups[task, one].scores) for task in family.tasks]
     text = f"{counts[0]}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"

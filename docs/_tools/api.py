@@ -23,6 +23,7 @@ INTERNAL = {
     "lazy": "how packages import their names on first use",
     "parts": "imports the built-in parts",
     "progress": "bars on the terminal",
+    "recording": "updates that are recorded as CUDA graphs, behind Agent.compile",
     "data.convert": "tables of one format as another, behind convert_dataset",
     "data.files": "files of a user's own, behind check_file and load_file",
     "data.generation.*": "simulators and workers behind generate",
@@ -63,7 +64,6 @@ INTERNAL = {
     "bench.toy*": "the command genpolicy toy",
     "bench.training_jobs": "jobs that train",
     "bench.workspace": "the files of a results folder",
-    "bench.zoo*": "the command genpolicy zoo",
 }
 NOT_AN_INTERFACE = ("logging.getLogger", "TypeVar")
 """A name whose value is made by one of these is no part of an interface."""

@@ -107,13 +107,14 @@ def results(algorithm: str, table: Table) -> str:
         versus = _number(cloning, cloning["score"])
         rows.append((f"`{row['task']}`", row["metric"], score, interval, seeds, versus, speed, action))
     header = ("task", "metric", "mean", "95% interval", "by seed", "`bc`", "updates / s", "ms / action")
+    compared = ",".join(dict.fromkeys([algorithm, "bc"]))
     return f"""```bash
-genpolicy zoo --recipes {algorithm},bc --out zoo
+genpolicy bench run recipes --generate 'factors.algorithm=[{compared}]' seeds=2 --out mine
 ```
 
 {table(header, rows)}
 
-3,000 updates with `preset=small`, two seeds, 20 episodes each, on small substitutes of the official data. The
+The suite's forerunner made these numbers ([the zoo](../zoo.md)): 3,000 updates with `preset=small`, two seeds, 20 episodes each, on small substitutes of the official data. The
 interval is over episodes, not over seeds. These numbers show that the recipe runs and what it
 costs; they do not rank algorithms and cannot be compared with published ones ([how to read them](../zoo.md))."""
 

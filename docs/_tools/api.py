@@ -23,7 +23,7 @@ INTERNAL = {
     "lazy": "how packages import their names on first use",
     "parts": "imports the built-in parts",
     "progress": "bars on the terminal",
-    "recording": "updates that are recorded as CUDA graphs, behind Agent.compile",
+    "recording": "updates that are recorded as CUDA graphs, behind Agent.accelerate",
     "data.convert": "tables of one format as another, behind convert_dataset",
     "data.files": "files of a user's own, behind check_file and load_file",
     "data.generation.*": "simulators and workers behind generate",

@@ -1,8 +1,10 @@
 # %% [markdown]
-# # Which head learns which density?
-#
-# Behaviour cloning in two dimensions, where the law of the data is known, so that one can see what a head makes of it.
-# Three densities, six heads, one small network and one budget for all.
+"""
+# Which head learns which density?
+
+Behaviour cloning in two dimensions, where the law of the data is known, so that one can see what a head makes of it.
+Three densities, six heads, one small network and one budget for all.
+"""
 
 # %%
 import sys
@@ -21,8 +23,10 @@ UPDATES, SAMPLES = (20, 200) if SMOKE else (1500, 2000)
 torch.set_num_threads(1)  # networks this small are slower with more
 
 # %% [markdown]
-# A head is one override. MeanFlow has several forms, which predict different things and act by the same jump; two of
-# them are here. The recipe `bc` clones and needs no critic.
+"""
+A head is one override. MeanFlow has several forms, which predict different things and act by the same jump; two of
+them are here. The recipe `bc` clones and needs no critic.
+"""
 
 # %%
 HEADS = {
@@ -43,8 +47,10 @@ COMMON = [
 
 
 # %% [markdown]
-# Training an agent takes three lines: make it, draw a batch, update. `sample` then shows what the head has learned,
-# before anything clips it to the action range.
+"""
+Training an agent takes three lines: make it, draw a batch, update. `sample` then shows what the head has learned,
+before anything clips it to the action range.
+"""
 
 
 # %%
@@ -59,8 +65,10 @@ def learn(density: toy.Density, overrides: list[str]) -> torch.Tensor:
 
 
 # %% [markdown]
-# Two numbers for each: W2, the distance to fresh samples of the law by exact optimal transport, and sharpness, the share
-# of samples that lie on a mode, in units of the law's own (1 is as sharp as the truth).
+"""
+Two numbers for each: W2, the distance to fresh samples of the law by exact optimal transport, and sharpness, the share
+of samples that lie on a mode, in units of the law's own (1 is as sharp as the truth).
+"""
 
 # %%
 clouds = {}
@@ -76,11 +84,13 @@ for name in DENSITIES:
         print(f"{name:14}{head.replace(chr(10), ' '):22}{distance:7.3f}{sharpness:11.2f}")
 
 # %% [markdown]
-# The row "the law" is the floor: two samples of one law differ, too. What the figure shows:
-#
-# - A Gaussian has one mode and smears over the gaps; a mixture is nearly exact where the law is one.
-# - MeanFlow that predicts the residual and the flow with ten steps find all modes, MeanFlow with one evaluation.
-# - MeanFlow that predicts the noise asks for a number that its input does not determine, and fails everywhere.
+"""
+The row "the law" is the floor: two samples of one law differ, too. What the figure shows:
+
+- A Gaussian has one mode and smears over the gaps; a mixture is nearly exact where the law is one.
+- MeanFlow that predicts the residual and the flow with ten steps find all modes, MeanFlow with one evaluation.
+- MeanFlow that predicts the noise asks for a number that its input does not determine, and fails everywhere.
+"""
 
 # %%
 columns = list(clouds[DENSITIES[0]])

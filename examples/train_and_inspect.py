@@ -1,8 +1,10 @@
 # %% [markdown]
-# # Train a policy and look inside
-#
-# A point finds its way through a maze. Data from OGBench's own controller, MeanFlowQL for a minute or two, then three
-# views of what came out: curves of training, the actions of the head beside the critic's values, the score.
+"""
+# Train a policy and look inside
+
+A point finds its way through a maze. Data from OGBench's own controller, MeanFlowQL for a minute or two, then three
+views of what came out: curves of training, the actions of the head beside the critic's values, the score.
+"""
 
 # %%
 import shutil
@@ -27,10 +29,12 @@ TASK = get_task("pointmaze-medium-navigate-singletask-task5-v0")
 shutil.rmtree(OUT, ignore_errors=True)
 
 # %% [markdown]
-# ## Data
-#
-# The controller walks from anywhere to anywhere: none of it is about this task's goal. The official file has ten times
-# as many episodes and would be downloaded; these are made here. Rewards are -1 per step until the goal is reached.
+"""
+## Data
+
+The controller walks from anywhere to anywhere: none of it is about this task's goal. The official file has ten times
+as many episodes and would be downloaded; these are made here. Rewards are -1 per step until the goal is reached.
+"""
 
 # %%
 generate(TASK.dataset, directory=OUT / "data", episodes=2 if SMOKE else 100, workers=2)
@@ -38,9 +42,11 @@ dataset, validation = load_dataset(TASK, OUT / "data")
 print(f"{len(dataset)} transitions, observations {dataset.observation_shape}, actions {dataset.action_dim}")
 
 # %% [markdown]
-# ## Training
-#
-# `compose` takes what the command line takes. A run directory holds everything: configuration, logs, checkpoints.
+"""
+## Training
+
+`compose` takes what the command line takes. A run directory holds everything: configuration, logs, checkpoints.
+"""
 
 # %%
 sizes = (
@@ -55,20 +61,24 @@ run, result = train(config)
 print(f"{result.state} after {result.step} updates: {run.path}")
 
 # %% [markdown]
-# ## The score
-#
-# New episodes, never those of training, and an interval over episodes. It says nothing of other seeds; for that see
-# `compare_two_heads.py`.
+"""
+## The score
+
+New episodes, never those of training, and an interval over episodes. It says nothing of other seeds; for that see
+`compare_two_heads.py`.
+"""
 
 # %%
 score = evaluate_run(run.path, episodes=4 if SMOKE else 50)["metrics"]["success"]
 print(f"success {score['mean']:.0%}, 95% interval {score['low']:.0%} to {score['high']:.0%}")
 
 # %% [markdown]
-# ## The policy
-#
-# `load_agent` gives the best checkpoint back. `act` is what the simulator sees: four samples, of which the critic
-# chooses one. `sample` is the head alone, `q` the critic's ensemble.
+"""
+## The policy
+
+`load_agent` gives the best checkpoint back. `act` is what the simulator sees: four samples, of which the critic
+chooses one. `sample` is the head alone, `q` the critic's ensemble.
+"""
 
 # %%
 agent = genpolicy.load_agent(run.path)
@@ -80,8 +90,10 @@ arrows = agent.act(places)
 values = agent.q(places, arrows).mean(axis=0)
 
 # %% [markdown]
-# At one state, the critic over the whole action square, and what lies there: actions of the data nearby, samples of the
-# head, and the action taken.
+"""
+At one state, the critic over the whole action square, and what lies there: actions of the data nearby, samples of the
+head, and the action taken.
+"""
 
 # %%
 STATES = {"start": (20.0, 4.0), "crossing": (8.0, 8.0), "before the goal": (4.0, 4.0)}
@@ -89,55 +101,63 @@ line = np.linspace(-1, 1, 41)
 square = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
 rows = dataset.transition_rows()
 observations, actions = dataset.observations[rows].numpy(), dataset.actions[rows].numpy()
-
-
-def views(state: tuple[float, float]) -> dict[str, np.ndarray]:
-    """The critic over the square, and three kinds of actions, at one state."""
+views = {}
+for name, state in STATES.items():
     nearby = np.square(observations - state).sum(axis=1).argsort()[:300]
-    return {
+    views[name] = {
         "q": agent.q(np.tile(state, (len(square), 1)), square).mean(axis=0).reshape(41, 41),
-        "data nearby": actions[nearby],
-        "samples of the head": agent.sample(np.tile(state, (300, 1))),
-        "action taken": agent.act(np.array([state])),
+        "data": actions[nearby],
+        "samples": agent.sample(np.tile(state, (300, 1))),
+        "taken": agent.act(np.array([state])),
     }
 
+# %% [markdown]
+"""
+## One figure
+
+Above: success and losses over training, and the action taken everywhere in the maze. Below: the critic over the action
+square at A, B and C, each relative to the best action there.
+"""
 
 # %%
-figure, axes = plt.subplots(2, 3, figsize=(8, 5.8), layout="constrained")
-success, losses, map_, *squares = axes.ravel()
+plt.rcParams.update({"font.size": 9, "axes.titlesize": 9})
+figure, axes = plt.subplots(2, 3, figsize=(8, 5.6), layout="constrained")
+for panel in axes.flat:
+    panel.set_box_aspect(1)
+success, losses, plan = axes[0]
 
 steps, share = read_curve(run.path, "evaluation/success")
 success.plot(steps, share, marker="o", markersize=3, color="#0072B2")
-success.set(xlabel="updates", ylabel="success of 20 episodes", ylim=(-0.03, 1.03), title="in the simulator")
-for name, label, colour in [
-    ("critic/loss", "critic: TD error", "#D55E00"),
-    ("policy/bc_loss", "head: cloning", "#009E73"),
-]:
-    steps, loss = read_curve(run.path, name, "train")
-    losses.plot(steps, loss, color=colour, label=label)
-losses.set(xlabel="updates", ylabel="loss", yscale="log", title="losses")
-losses.legend(frameon=False, fontsize=8)
+success.set(xlabel="updates", ylabel="share of episodes", ylim=(-0.03, 1.03), title="success in the simulator")
+steps, loss = read_curve(run.path, "critic/loss", log="train")
+losses.plot(steps, loss, color="#D55E00", label="critic: TD error")
+steps, loss = read_curve(run.path, "policy/bc_loss", log="train")
+losses.plot(steps, loss, color="#009E73", label="head: cloning")
+losses.set(xlabel="updates", yscale="log", title="losses")
+losses.legend(frameon=False)
 for panel in (success, losses):
     panel.grid(alpha=0.3)
 
-map_.imshow(maze.maze_map, extent=(-6, 26, -6, 26), origin="lower", cmap="Greys", vmax=1.6)
-drawn = map_.quiver(*places.T, *arrows.T, values, cmap="viridis", scale=18, width=0.009)
-map_.plot(*maze.cur_goal_xy, marker="*", markersize=13, color="#D55E00")
+plan.imshow(maze.maze_map, extent=(-6, 26, -6, 26), origin="lower", cmap="Greys", vmax=1.6)
+drawn = plan.quiver(*places.T, *arrows.T, values, cmap="viridis", scale=18, width=0.009)
+plan.plot(*maze.cur_goal_xy, marker="*", markersize=13, color="#D55E00")
 for letter, state in zip("ABC", STATES.values(), strict=True):
-    map_.annotate(letter, state, fontsize=9, ha="center", va="center", bbox={"boxstyle": "circle,pad=0.15", "fc": "w"})
-map_.set(xticks=(0, 10, 20), yticks=(0, 10, 20), title="action taken, by its Q")
-figure.colorbar(drawn, ax=map_, shrink=0.8)
+    plan.annotate(letter, state, ha="center", va="center", bbox={"boxstyle": "circle,pad=0.15", "fc": "w"})
+plan.set(xticks=(0, 10, 20), yticks=(0, 10, 20), title="action taken (star: goal)")
+figure.colorbar(drawn, ax=axes[0], label="its Q", shrink=0.8)
 
-for panel, letter, (name, state) in zip(squares, "ABC", STATES.items(), strict=True):
-    view = views(state)
-    height = panel.imshow(view["q"], extent=(-1, 1, -1, 1), origin="lower", cmap="viridis")
-    panel.scatter(*view["data nearby"].T, s=5, color="white", alpha=0.6, linewidths=0, label="data nearby")
-    panel.scatter(*view["samples of the head"].T, s=5, color="#D55E00", linewidths=0, label="samples of the head")
-    panel.scatter(*view["action taken"].T, s=90, marker="*", color="black", edgecolors="w", label="action taken")
-    panel.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), xticks=(-1, 0, 1), yticks=(-1, 0, 1), title=f"{letter}: Q at the {name}")
-    figure.colorbar(height, ax=panel, shrink=0.8)
-squares[0].set_ylabel("second action coordinate")
-squares[1].set_xlabel("first action coordinate")
-figure.legend(*squares[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+span = max(np.ptp(view["q"]) for view in views.values())
+for panel, letter, (name, view) in zip(axes[1], "ABC", views.items(), strict=True):
+    height = panel.imshow(
+        view["q"] - view["q"].max(), extent=(-1, 1, -1, 1), origin="lower", cmap="viridis", vmin=-span, vmax=0
+    )
+    panel.scatter(*view["data"].T, s=6, color="white", edgecolors="0.3", linewidths=0.3, label="data nearby")
+    panel.scatter(*view["samples"].T, s=6, color="#D55E00", linewidths=0, label="samples of the head")
+    panel.scatter(*view["taken"].T, s=90, marker="*", color="black", edgecolors="w", label="action taken")
+    panel.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), xticks=(-1, 0, 1), yticks=(-1, 0, 1), title=f"{letter}: {name}")
+figure.colorbar(height, ax=axes[1], label="Q minus the largest", shrink=0.8)
+axes[1, 0].set_ylabel("second action coordinate")
+axes[1, 1].set_xlabel("first action coordinate")
+figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 figure.savefig(OUT / "figure.png", dpi=200)
 print(f"figure: {OUT / 'figure.png'}")

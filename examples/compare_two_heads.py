@@ -2,8 +2,8 @@
 """
 # Compare two heads
 
-Is a flow a better head than a Gaussian? One critic, one rule, one maze, several seeds of each, through the runner of all
-ablations, from Python. What differs beyond the head is luck, and the intervals say how much luck explains.
+Is a flow a better head than a Gaussian? One critic, one rule, one maze, several seeds of each, through the runner of
+all ablations, from Python. What differs beyond the head is luck, and the intervals say how much luck explains.
 """
 
 # %%
@@ -32,11 +32,11 @@ which goes everywhere, and the critic chooses among 16 samples when acting. So a
 # %%
 TASK = "pointmaze-medium-navigate-singletask-task5-v0"
 sizes = {
-    "tasks": {TASK: {"generate": 2 if SMOKE else 100}},
+    "tasks": {TASK: {"generate": 2 if SMOKE else 50}},
     "seeds": 2 if SMOKE else 4,
     "base": [
         "algorithm=ifql",
-        *(["preset=smoke"] if SMOKE else ["preset=small", "trainer.steps=2000", "trainer.eval_every=500"]),
+        *(["preset=smoke"] if SMOKE else ["preset=small", "trainer.steps=1500", "trainer.eval_every=500"]),
         "trainer.eval_workers=1",
     ],
 }
@@ -67,9 +67,9 @@ print(f"{outcome.status.completed} of {outcome.status.jobs} jobs completed")
 """
 ## What can be said
 
-Each score is the share of episodes that reach the goal, after the last update. The interval of a head is Student's t over
-seeds: where the mean would lie with many more of them. The difference pairs seeds, and is supported by the data if
-its interval excludes zero.
+Each score is the share of episodes that reach the goal, after the last update. The interval of a head is Student's t
+over seeds: where the mean would lie with many more of them. The difference pairs seeds, and is supported by the data
+if its interval excludes zero.
 """
 
 # %%

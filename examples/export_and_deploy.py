@@ -49,8 +49,8 @@ agent = genpolicy.load_agent(run.path)
 """
 ## The file
 
-It holds everything that acting is: normalisation, the candidates, their ranking by the critic, clipping. The noise is an
-input, and the file says what to draw it from.
+It holds everything that acting is: normalisation, the candidates, their ranking by the critic, clipping. The noise is
+an input, and the file says what to draw it from.
 """
 
 # %%
@@ -153,9 +153,8 @@ for way in deployed["paths"]:
     plan.plot(*way[0], marker="o", markersize=4, color="#0072B2")
 plan.plot(0, 0, marker="*", markersize=13, color="#D55E00")
 plan.set(title=f"{EPISODES} episodes of the file (dot: start, star: goal)", xticks=(0, 10, 20), yticks=(0, 10, 20))
-labels = ["onnxruntime,\nno genpolicy", "agent.act,\ntorch"]
-times.boxplot([there, here], vert=False, widths=0.5, showfliers=False, tick_labels=labels)
-times.set(xlabel="milliseconds per action, one observation", title="time of an action", xlim=(0, None))
-times.grid(axis="x", alpha=0.3)
+times.boxplot([there, here], widths=0.5, showfliers=False, tick_labels=["onnxruntime", "agent.act"])
+times.set(ylabel="milliseconds per action", title="one observation at a time", ylim=(0, None))
+times.grid(axis="y", alpha=0.3)
 figure.savefig(OUT / "figure.png", dpi=200)
 print(f"figure: {OUT / 'figure.png'}")

@@ -32,12 +32,12 @@ shutil.rmtree(OUT, ignore_errors=True)
 """
 ## Data
 
-The controller walks from anywhere to anywhere: none of it is about this task's goal. The official file has ten times
+The controller walks from anywhere to anywhere: none of it is about this task's goal. The official file has twenty times
 as many episodes and would be downloaded; these are made here. Rewards are -1 per step until the goal is reached.
 """
 
 # %%
-generate(TASK.dataset, directory=OUT / "data", episodes=2 if SMOKE else 100, workers=2)
+generate(TASK.dataset, directory=OUT / "data", episodes=2 if SMOKE else 50, workers=2)
 dataset, validation = load_dataset(TASK, OUT / "data")
 print(f"{len(dataset)} transitions, observations {dataset.observation_shape}, actions {dataset.action_dim}")
 

@@ -8,8 +8,7 @@ import functools
 import multiprocessing.connection
 import multiprocessing.resource_tracker
 import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium

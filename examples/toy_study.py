@@ -87,9 +87,12 @@ for name in DENSITIES:
 """
 The row "the law" is the floor: two samples of one law differ, too. What the figure shows:
 
-- A Gaussian has one mode and smears over the gaps; a mixture is nearly exact where the law is one.
-- MeanFlow that predicts the residual and the flow with ten steps find all modes, MeanFlow with one evaluation.
-- MeanFlow that predicts the noise asks for a number that its input does not determine, and fails everywhere.
+- A Gaussian has one mode and smears over the gaps. A mixture of five is sharp where one component has one mode, and
+  spread where it has several.
+- MeanFlow that predicts the residual draws with one network evaluation what the flow draws with ten.
+- MeanFlow that predicts the noise asks for a number that its input does not determine, and fails on every density.
+- Nobody separates the modes of the ring yet: what a continuous map leaves between modes shrinks slowly with training.
+  This is one seed and a small budget; the page *The toy study* of the documentation has more of both.
 """
 
 # %%

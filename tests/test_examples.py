@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py")) if path.stem != "smallest_head"}
+FILES = sorted((ROOT / "examples").glob("*.py"))
+SCRIPTS = {path.stem: path for path in FILES if path.read_text().startswith("# %%")}
 PAGE = (ROOT / "docs" / "examples.md").read_text()
 
 

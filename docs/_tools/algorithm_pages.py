@@ -114,9 +114,9 @@ genpolicy bench run recipes --generate 'factors.algorithm=[{compared}]' seeds=2 
 
 {table(header, rows)}
 
-The suite's forerunner made these numbers ([the zoo](../zoo.md)): 3,000 updates with `preset=small`, two seeds, 20 episodes each, on small substitutes of the official data. The
-interval is over episodes, not over seeds. These numbers show that the recipe runs and what it
-costs; they do not rank algorithms and cannot be compared with published ones ([how to read them](../zoo.md))."""
+The suite's forerunner made these numbers ([the zoo](../zoo.md)): 3,000 updates with `preset=small`, two seeds, 20
+episodes each, on small substitutes of the official data. The interval is over episodes, not over seeds. These numbers
+show that the recipe runs and what it costs; they do not rank algorithms and cannot be compared with published ones."""
 
 
 @cache

@@ -11,7 +11,8 @@ from genpolicy import Agent, make_agent
 from tests.helpers import ACTION_DIM, OBSERVATION_DIM, double_precision, randomise, raw_batch
 
 jax = pytest.importorskip("jax")
-jax_updates = pytest.importorskip("benchmarks.speed.jax_updates")
+
+from benchmarks.speed import jax_updates  # noqa: E402 - needs jax
 
 __all__ = ["double_precision"]
 

@@ -73,34 +73,40 @@ def exponent(sizes: list[int], times: list[float]) -> float:
     return float(np.polyfit(np.log(sizes[-3:]), np.log(times[-3:]), 1)[0])
 
 
+def draw(found: dict[str, dict], path: Path) -> None:
+    """One panel for each axis."""
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator
+
+    figure, panels = pyplot.subplots(1, len(AXES), figsize=(15, 3.4), layout="constrained")
+    for panel, (name, (_, _, label)) in zip(panels, AXES.items(), strict=True):
+        sizes = found[name]["sizes"]
+        panel.loglog(sizes, [1e3 * one for one in found[name]["seconds"]], "o-", color="#3f51b5")
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
+        panel.set_title(f"exponent {found[name]['exponent']:.2f}")
+        panel.set_xlabel(label)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("ms per update")
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of figure and numbers")
     out = parser.parse_args().out
     torch.set_num_threads(2)
     keep_freed_memory()
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import LogLocator
-
-    figure, panels = pyplot.subplots(1, len(AXES), figsize=(15, 3.4), layout="constrained")
     found = {}
-    for panel, (name, (build, sizes, label)) in zip(panels, AXES.items(), strict=True):
+    for name, (build, sizes, _) in AXES.items():
         times = [seconds(build(size)) for size in sizes]
-        slope = exponent(sizes, times)
-        found[name] = {"sizes": sizes, "seconds": times, "exponent": round(slope, 2)}
-        panel.loglog(sizes, [1e3 * one for one in times], "o-", color="#3f51b5")
-        panel.set_xticks(sizes, [str(size) for size in sizes])
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.minorticks_off()
-        panel.set_title(f"exponent {slope:.2f}")
-        panel.set_xlabel(label)
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("ms per update")
+        found[name] = {"sizes": sizes, "seconds": times, "exponent": round(exponent(sizes, times), 2)}
     out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / "speed_growth.png", dpi=120)
     (out / "speed_growth.json").write_text(json.dumps(found, indent=2) + "\n")
+    draw(found, out / "speed_growth.png")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 """
 # Compare two heads
 
-Is a flow a better head than a Gaussian? One critic, one rule, one maze, several seeds of each, through the runner of
-all ablations, from Python. What differs beyond the head is luck, and the intervals say how much luck explains.
+Is MeanFlow a better head than a Gaussian? One critic, one rule, one maze, several seeds of each, through the runner
+of all ablations, from Python. What differs beyond the head is luck, and the intervals say how much luck explains.
 """
 
 # %%
@@ -25,8 +25,8 @@ OUT = Path("examples/out/compare_two_heads" + "_smoke" * SMOKE)
 """
 ## The suite
 
-What a YAML file of `benchmarks/suites` holds, as a mapping. The rule is the best of N: the head clones all of the data,
-which goes everywhere, and the critic chooses among 16 samples when acting. So a head is only as good as its samples.
+What a YAML file of `benchmarks/suites` holds, as a mapping. The base is MeanFlowQL: a TD critic, and a head that
+follows its gradient, held to the data by cloning. A level of the factor changes the head and nothing else.
 """
 
 # %%
@@ -35,17 +35,17 @@ sizes = {
     "tasks": {TASK: {"generate": 2 if SMOKE else 50}},
     "seeds": 2 if SMOKE else 4,
     "base": [
-        "algorithm=ifql",
-        *(["preset=smoke"] if SMOKE else ["preset=small", "trainer.steps=1500", "trainer.eval_every=500"]),
+        "algorithm=meanflow_ql",
+        *(["preset=smoke"] if SMOKE else ["preset=small", "trainer.steps=2000", "trainer.eval_every=500"]),
         "trainer.eval_workers=1",
     ],
 }
 suite = read_suite(
     "two_heads",
     {
-        "title": "Is a flow a better head than a Gaussian?",
-        "question": "Both clone the same data; the same critic chooses among their samples.",
-        "factors": {"head": {"flow": "head=flow", "gaussian": "head=gaussian"}},
+        "title": "Is MeanFlow a better head than a Gaussian?",
+        "question": "Both follow the same critic on the same data, with as many updates.",
+        "factors": {"head": {"meanflow": "head=meanflow", "gaussian": "head=gaussian"}},
         "baseline": {"head": "gaussian"},
         **sizes,
     },
@@ -92,7 +92,7 @@ our own from the same numbers.
 print(f"report: {write_report(OUT)}")
 plt.rcParams.update({"font.size": 9, "axes.titlesize": 9})
 figure, (curves, scores, gain) = plt.subplots(1, 3, figsize=(8, 2.9), width_ratios=(1.5, 1, 0.7), layout="constrained")
-COLOURS = {"flow": "#0072B2", "gaussian": "#D55E00"}
+COLOURS = {"meanflow": "#0072B2", "gaussian": "#D55E00"}
 for place, (label, group) in enumerate(groups.items()):
     colour = COLOURS[label]
     steps = [one["step"] for one in group.runs[0]["evaluations"]]
@@ -111,7 +111,7 @@ gain.axhline(0, color="0.5", linewidth=1)
 gain.plot([0, 0], [estimate.low, estimate.high], color="black", linewidth=2)
 gain.plot(0, estimate.value, marker="o", color="black")
 gain.set(xlim=(-1, 1), title="paired difference")
-gain.set_xticks([0], ["flow - gaussian"])
+gain.set_xticks([0], ["meanflow - gaussian"])
 for panel in (curves, scores, gain):
     panel.grid(axis="y", alpha=0.3)
 figure.savefig(OUT / "figure.png", dpi=200)

@@ -92,6 +92,7 @@ np.save(out / "actions.npy", act(given["observations"], given["noise"]))
 env = ogbench.make_env_and_datasets(task, env_only=True)
 paths, successes, seconds = [], [], []
 for episode in range(episodes):
+    np.random.seed(episode)  # OGBench draws the start from the global generator
     observation, _ = env.reset(seed=episode)
     path, done = [observation[:2].tolist()], False
     while not done:

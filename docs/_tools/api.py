@@ -34,6 +34,7 @@ INTERNAL = {
     "data.store": "datasets on disk that are larger than memory",
     "data.success_timing": "OGBench's two ways to judge a step",
     "envs.rendering": "which renderer of MuJoCo works here",
+    "envs.processes": "how processes of this library start",
     "envs.simulators": "simulator processes behind Evaluator",
     "testing.*": "the kit's own checks and stand-ins, behind check_head and its like",
     "training.compilation": "how an update is compiled",

@@ -40,7 +40,7 @@ Any run directory will do (`genpolicy.load_agent("runs/...")`); this one is made
 
 # %%
 generate(TASK.dataset, directory=OUT / "data", episodes=2 if SMOKE else 50, workers=2)
-size = ["preset=smoke"] if SMOKE else ["preset=small", "trainer.steps=3000"]
+size = ["preset=smoke"] if SMOKE else ["preset=small", "trainer.steps=4000"]
 places = [f"task={TASK.name}", f"data.dir={OUT / 'data'}", f"run_dir={OUT / 'run'}"]
 run, _ = train(compose(["algorithm=meanflow_ql", *places, *size, "trainer.eval_every=0"]))
 agent = genpolicy.load_agent(run.path)

@@ -66,7 +66,7 @@ def test_compare_two_heads_reports_a_mean_of_each_and_their_difference(tmp_path:
     printed, out = run("compare_two_heads", tmp_path)
     assert "4 of 4 jobs completed" in printed
     estimate = r" +([+-]?[\d.]+)  \[([+-]?[\d.]+), ([+-]?[\d.]+)\]"
-    for label in ("flow", "gaussian", "difference"):
+    for label in ("meanflow", "gaussian", "difference"):
         value, low, high = map(float, re.findall(rf"^{label}{estimate}", printed, re.MULTILINE)[0])
         assert -1 <= low <= value <= high <= 1
     assert len(list((out / "results").glob("*.json"))) == 4

@@ -30,14 +30,14 @@ docs: $(STAMP)
 docs-serve: $(STAMP)
 	$(BIN)/mkdocs serve
 
-bench: $(STAMP)  ## speed and memory, summary written to benchmarks/results/speed
+bench: $(STAMP)  ## speed and memory, tables written to benchmarks/results/speed; K="update or seeds" chooses
 	mkdir -p .benchmarks
-	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-json=.benchmarks/cpu.json -o addopts=
+	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-json=.benchmarks/cpu.json -o addopts= -k "$(K)"
 
 bench-gpu: $(STAMP)  ## speed of training on a CUDA device (DEVICE=cpu tries it without), beside the same update in JAX
 	mkdir -p .benchmarks
 	DEVICE=$(DEVICE) $(BIN)/python -m pytest benchmarks/speed/test_device.py benchmarks/speed/test_jax.py \
-		--benchmark-enable --benchmark-json=.benchmarks/$(if $(filter cpu,$(DEVICE)),tried,gpu).json -o addopts=
+		--benchmark-enable --benchmark-json=.benchmarks/$(if $(filter cpu,$(DEVICE)),tried,gpu).json -o addopts= -k "$(K)"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "genpolicy needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'

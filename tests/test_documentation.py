@@ -123,7 +123,7 @@ def test_every_block_is_run_or_checked_or_plain(page: Path) -> None:
         if info == "text":
             assert not re.search(r"^(genpolicy|import|from|pip) ", code, re.MULTILINE), f"code in a plain block: {code}"
         elif info in ("{ .py }", "{ .python }", "toml"):
-            assert re.fullmatch(r'--8<-- "[^"]+"\n', code), f"not a copy of a file: {code}"
+            assert re.fullmatch(r' *--8<-- "[^"]+"\n', code), f"not a copy of a file: {code}"
         elif info == "yaml":
             assert page.name in WITH_SUITE_TEST, f"{page_id(page)} has YAML that no test reads"
         else:

@@ -11,18 +11,20 @@ from genpolicy import Agent, make_agent
 from tests.helpers import ACTION_DIM, OBSERVATION_DIM, double_precision, randomise, raw_batch
 
 jax = pytest.importorskip("jax")
-jax_updates = pytest.importorskip("benchmarks.speed.jax_updates")
+
+from benchmarks.speed import jax_updates  # noqa: E402 - needs jax
 
 __all__ = ["double_precision"]
 
-UPDATES = 5
-# All that changes in training changes within five updates: the rate warms up for two and then decays, and the weight
-# of behaviour cloning follows the fit from the third on.
+UPDATES = 10
+# All that changes in training changes within ten updates: the rate warms up for two and then decays, and the weight
+# of behaviour cloning follows the fit, up and down. Some targets are clipped.
 OPTIONS = {
     "meanflow_ql": (
         "head.backbone.width=16",
         "head.backbone.depth=2",
         "head.backbone.time_features=8",
+        "head.target_clip=1",
         "critic.hidden_dims=[16,16]",
         "trainer.steps=40",
         "policy.bc_schedule.interval=1",
@@ -65,16 +67,16 @@ def assert_equal(found, expected) -> None:
 def test_the_update_in_jax_is_ours(algorithm: str) -> None:
     agent = make(algorithm)
     update, state = jax_updates.make_update(agent), jax_updates.state_from(agent)
-    weights = set()
+    weights = []
     for step in range(UPDATES):
         raw = raw_batch(n=32, seed=step)
         batch, draws = agent.encode(raw), agent.draw(len(raw["rewards"]))
         state, metrics = update(state, jax_updates.to_jax(batch), jax_updates.to_jax(draws))
         expected = agent.update_with_draws(batch, draws)
         assert_equal(metrics, jax_updates.to_jax(expected))
-        weights.add(expected["policy/bc_weight"].item())
+        weights.append(expected["policy/bc_weight"].item())
     assert_equal(state, jax_updates.state_from(agent))
-    assert algorithm == "fql" or len(weights) > 1
+    assert algorithm == "fql" or set(np.sign(np.diff(weights))) == {-1, 0, 1}
 
 
 @pytest.mark.parametrize("algorithm", OPTIONS)

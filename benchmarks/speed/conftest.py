@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from genpolicy import Agent, make_agent
+from genpolicy.training.compilation import keep_freed_memory
 
 OBSERVATION_DIM, ACTION_DIM = 28, 5
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
@@ -52,7 +53,8 @@ def transitions(n: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def threads():
-    """Two threads, the reference machine's cores; restored afterwards."""
+    """Two threads, the reference machine's cores, in a process as `genpolicy train` sets it up; restored afterwards."""
+    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield 2
@@ -62,17 +64,18 @@ def threads():
 def pytest_benchmark_update_json(config, benchmarks, output_json) -> None:
     """Write the table of a whole run, as `make bench` and `make bench-gpu` name it; other runs keep their JSON only."""
     if (name := Path(config.getoption("benchmark_json").name).stem) in TABLES:
-        write_table(name, output_json)
+        write_table(name, output_json, chosen=config.getoption("keyword"))
 
 
-def write_table(name: str, measured: dict[str, Any]) -> None:
+def write_table(name: str, measured: dict[str, Any], *, chosen: str = "") -> None:
     """Write NAME.md and NAME.json to the results, from what pytest-benchmark measured."""
     rows = [(one["name"], one["stats"]["median"], one["extra_info"]) for one in measured["benchmarks"]]
+    command = f"{TABLES[name].command} K='{chosen}'" if chosen else TABLES[name].command
     machine, commit = measured["machine_info"], measured["commit_info"].get("id", "unknown")[:12]
     lines = [
         f"# {TABLES[name].title}",
         "",
-        f"Made by `{TABLES[name].command}` on {machine['cpu'].get('brand_raw', 'an unnamed processor')}, "
+        f"Made by `{command}` on {machine['cpu'].get('brand_raw', 'an unnamed processor')}, "
         f"{machine['cpu'].get('count')} cores, torch {machine.get('torch', 'unknown')}, commit {commit}. Medians; "
         "compare ratios within this table, not seconds between machines.",
         "",

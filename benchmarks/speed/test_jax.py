@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.speed.conftest import make, transitions
 
 jax = pytest.importorskip("jax")
-jax_updates = pytest.importorskip("benchmarks.speed.jax_updates")
+
+from benchmarks.speed import jax_updates  # noqa: E402 - needs jax
 
 BATCH = 256
 PRECISIONS = {"float32": "highest", "tensorfloat32": "high"}

@@ -11,11 +11,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.conftest import make, transitions
+from genpolicy import Agent
+from genpolicy.recipes import recipe_names
 
 SIZES = {"paper": (256, ()), "small": (128, ("preset=small",))}
 
 
-def matmul_gflops(seconds: float = 2.0, size: int = 2048) -> float:
+def matmul_gflops(seconds: float = 1.0, size: int = 2048) -> float:
     """Best rate of a float32 matrix product in GFLOP/s."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     best, end = 0.0, time.perf_counter() + seconds
@@ -28,19 +30,36 @@ def matmul_gflops(seconds: float = 2.0, size: int = 2048) -> float:
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("preset", SIZES)
-def test_update(benchmark, preset: str, compiled: bool, threads: int) -> None:
+@pytest.mark.parametrize("algorithm", ["meanflow_ql", "fql"])
+def test_update(benchmark, algorithm: str, preset: str, compiled: bool, threads: int) -> None:
     batch_size, overrides = SIZES[preset]
     if preset == "small":
         torch.set_num_threads(1)
-    agent, batch = make(*overrides), transitions(batch_size)
+    agent, batch = make(*overrides, algorithm=algorithm), transitions(batch_size)
     with FlopCounterMode(display=False) as counter:
         agent.update(batch)
     if compiled:
         agent.accelerate()
+    measure(benchmark, agent, batch, counter, rounds=30 if preset == "paper" else 200)
+
+
+@pytest.mark.parametrize("algorithm", recipe_names())
+def test_eager_update_of(benchmark, algorithm: str, threads: int) -> None:
+    """Every recipe at paper size, which compiled would take an hour."""
+    agent, batch = make(algorithm=algorithm), transitions(256)
+    if agent.action_chunk > 1:
+        batch["actions"] = batch["actions"].unsqueeze(1).repeat(1, agent.action_chunk, 1)
+    with FlopCounterMode(display=False) as counter:
+        agent.update(batch)
+    measure(benchmark, agent, batch, counter, rounds=10)
+
+
+def measure(benchmark, agent: Agent, batch: dict, counter: FlopCounterMode, *, rounds: int) -> None:
+    """Time updates beside the matrix product."""
     for _ in range(3):
         agent.update(batch)
     rate = matmul_gflops()
-    benchmark.pedantic(agent.update, args=(batch,), rounds=30 if preset == "paper" else 200, warmup_rounds=2)
+    benchmark.pedantic(agent.update, args=(batch,), rounds=rounds, warmup_rounds=2)
     gflop = counter.get_total_flops() / 1e9
     reached = gflop / benchmark.stats["median"]
     benchmark.extra_info.update(
@@ -50,6 +69,6 @@ def test_update(benchmark, preset: str, compiled: bool, threads: int) -> None:
             "matmul GFLOP/s": round(rate, 1),
             "share of matmul": f"{reached / rate:.0%}",
             "threads": torch.get_num_threads(),
-            "batch": batch_size,
+            "batch": len(batch["rewards"]),
         }
     )

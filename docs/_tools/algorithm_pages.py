@@ -107,17 +107,16 @@ def results(algorithm: str, table: Table) -> str:
         versus = _number(cloning, cloning["score"])
         rows.append((f"`{row['task']}`", row["metric"], score, interval, seeds, versus, speed, action))
     header = ("task", "metric", "mean", "95% interval", "by seed", "`bc`", "updates / s", "ms / action")
-    return f"""The suite `recipes` makes such a table:
-
-```bash
-genpolicy bench run recipes --generate seeds=2 'factors.algorithm=[{",".join(dict.fromkeys((algorithm, "bc")))}]'
+    compared = ",".join(dict.fromkeys([algorithm, "bc"]))
+    return f"""```bash
+genpolicy bench run recipes --generate 'factors.algorithm=[{compared}]' seeds=2 --out mine
 ```
 
 {table(header, rows)}
 
-This one is [the zoo's](../zoo.md): 3,000 updates with `preset=small`, two seeds, 20 episodes each, on small
-substitutes of the official data. The interval is over episodes, not over seeds. These numbers show that the recipe
-runs and what it costs; they do not rank algorithms and cannot be compared with published ones."""
+The suite's forerunner made these numbers ([the zoo](../zoo.md)): 3,000 updates with `preset=small`, two seeds, 20
+episodes each, on small substitutes of the official data. The interval is over episodes, not over seeds. These numbers
+show that the recipe runs and what it costs; they do not rank algorithms and cannot be compared with published ones."""
 
 
 @cache

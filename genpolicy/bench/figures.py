@@ -16,14 +16,15 @@ from matplotlib.figure import Figure
 
 from genpolicy.data.dataset import TransitionDataset
 from genpolicy.training.agent import Agent
+from genpolicy.training.run_directory import LogKind
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 """Okabe and Ito's palette, distinguishable with any colour vision."""
 
 
-def read_curve(run: Path, metric: str) -> tuple[NDArray, NDArray]:
-    """Steps and values of a metric in a run's eval.jsonl."""
-    lines = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
+def read_curve(run: Path, metric: str, log: LogKind = "eval") -> tuple[NDArray, NDArray]:
+    """Steps and values of a metric in a run's eval.jsonl or train.jsonl."""
+    lines = [json.loads(line) for line in (run / f"{log}.jsonl").read_text().splitlines()]
     return np.array([line["step"] for line in lines]), np.array([line[metric] for line in lines], dtype=float)
 
 
@@ -95,11 +96,8 @@ def action_distributions(
     return figure
 
 
-@torch.no_grad()
 def _head_samples(agent: Agent, state: NDArray, samples: int) -> NDArray:
-    features = agent.encoder(torch.from_numpy(state).expand(samples, -1).to(agent.device))
-    noise = agent.policy.head.noise(samples, torch.Generator(agent.device).manual_seed(0))
-    return agent.policy.head.sample(features, noise).cpu().numpy()
+    return agent.sample(np.tile(state, (samples, 1)), torch.Generator(agent.device).manual_seed(0))
 
 
 def _neighbours(observations: NDArray, state: NDArray, count: int) -> NDArray:

@@ -130,7 +130,7 @@ def run_job(job: Job, *, compiled: dict[Any, Agent] | None = None, graph: Any = 
         if step == steps:
             break
         started = time.process_time()
-        agent.update(make_batch(density, batch_size, data))
+        agent.update(density.transitions(batch_size, data))
         if step > 0:  # the first update compiles
             cpu, timed = cpu + time.process_time() - started, timed + 1
     result: dict[str, Any] = {
@@ -170,24 +170,9 @@ def make_agent(job: Job) -> Agent:
     )
 
 
-def make_batch(density: toy.Density, n: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Fresh samples of the density as one-step transitions."""
-    angle = density.angles(n, generator)
-    observation = toy.observe(angle)
-    return {
-        "observations": observation,
-        "actions": density.sample(angle, generator),
-        "next_observations": observation,
-        "rewards": torch.zeros(n),
-        "masks": torch.zeros(n),
-    }
-
-
-@torch.no_grad()
 def generate(agent: Agent, angle: Tensor, generator: torch.Generator) -> Tensor:
     """One action per angle, not clipped."""
-    head = agent.policy.head
-    return head.sample(agent.encoder(toy.observe(angle)), head.noise(len(angle), generator))
+    return torch.from_numpy(agent.sample(toy.observe(angle).numpy(), generator))
 
 
 def probe_angles(density: toy.Density, n: int) -> Tensor:

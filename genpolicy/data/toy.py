@@ -51,6 +51,18 @@ class Density:
             return chosen + (torch.rand(n, 2, generator=generator) - 0.5) * (2 / SQUARES)
         return (chosen + self.sigma * torch.randn(n, 2, generator=generator)).clamp(-1, 1)
 
+    def transitions(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw a batch of n one-step episodes without reward, for `genpolicy.Agent.update`."""
+        angle = self.angles(n, generator)
+        observation = observe(angle)
+        return {
+            "observations": observation,
+            "actions": self.sample(angle, generator),
+            "next_observations": observation,
+            "rewards": torch.zeros(n),
+            "masks": torch.zeros(n),
+        }
+
     def log_prob(self, action: Float[Tensor, "n 2"], angle: float = 0.0) -> Float[Tensor, " n"]:
         """Return the log-density at actions, before clipping, in nats; -inf outside of a uniform law's squares."""
         centres = self.centres(torch.tensor(angle))

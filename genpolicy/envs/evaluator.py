@@ -34,6 +34,7 @@ METRIC_FORMULAS = {
     "evaluation/episodes": "number of episodes",
     "evaluation/seconds": "wall-clock time of the evaluation",
 }
+"""What an evaluation's metrics are, by name."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,7 @@ import functools
 import multiprocessing.connection
 import multiprocessing.resource_tracker
 import signal
-import sys
-import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -20,6 +18,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import _async_worker
 
 from genpolicy.envs.make import make_environment
+from genpolicy.envs.processes import undisturbed_start
 from genpolicy.errors import GenpolicyError
 
 
@@ -125,7 +124,7 @@ class SimulatorPool(AsyncVectorEnv):
             for first in range(0, slots, share)
         ]
         try:
-            with _undisturbed_start():
+            with undisturbed_start():
                 super().__init__(
                     groups,
                     context="spawn",
@@ -213,23 +212,3 @@ def _simulate(*arguments: Any) -> None:
     """Gymnasium's own worker, but silent when the process that it works for was killed."""
     with contextlib.suppress(ConnectionError):
         _async_worker(*arguments)
-
-
-@contextlib.contextmanager
-def _undisturbed_start() -> Iterator[None]:
-    """Processes spawned in here do not receive Ctrl-C and do not import the calling script.
-
-    Blocked signals are inherited, so SIGINT stays blocked in the processes from their first instruction on. The
-    script (``__main__``) would load whatever it imports, torch for one, or run twice if it has no main guard.
-    """
-    # Starting the resource tracker unblocks SIGINT, so it has to run before SIGINT is blocked.
-    multiprocessing.resource_tracker.ensure_running()
-    main = sys.modules["__main__"]
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        if mask is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)

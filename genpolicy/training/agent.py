@@ -14,7 +14,7 @@ from genpolicy.batch import Batch
 from genpolicy.compatibility import Parts, check_parts
 from genpolicy.critics.base import Critic
 from genpolicy.data.augmentation import draw_crops, random_crop
-from genpolicy.errors import CheckpointError, ShapeError
+from genpolicy.errors import CheckpointError, ConfigError, ShapeError
 from genpolicy.networks.own_encoders import OwnEncoders
 from genpolicy.options import Options, option
 from genpolicy.policies.base import Policy, draws_follow_progress
@@ -333,23 +333,50 @@ class Agent:
         Raises:
             ShapeError: if the observation has another width or more than two axes.
         """
-        array = np.asarray(observation)
-        array = array.astype(np.uint8 if self.images and array.dtype == np.uint8 else np.float32, copy=False)
-        shape = self.observation_shape
-        single = array.ndim == len(shape)
-        rows = array[None] if single else array
-        if rows.ndim != len(shape) + 1 or rows.shape[1:] != shape:
-            wanted = ", ".join(map(str, shape))
-            raise ShapeError(
-                f"The observation has shape {array.shape}; this agent takes ({wanted}{',' * (len(shape) == 1)}) "
-                f"or (n, {wanted}). Was it trained on another task?"
+        features, single = self._features(observation)
+        noise = self._acting_noise(len(features), generator)
+        return self._to_numpy(self.policy.act(features, noise, self.critic, temperature=temperature), single)
+
+    @torch.no_grad()
+    def sample(self, observation: np.ndarray, generator: torch.Generator | None = None) -> np.ndarray:
+        """Draw from the law that the head has learned: one action per observation, not ranked and not clipped.
+
+        Args:
+            observation: as in `act`.
+            generator: the source of noise; by default the agent's own.
+
+        Returns:
+            (A,) or (n, A) float32; with action chunks (h, A) or (n, h, A).
+
+        Raises:
+            ShapeError: as `act` does.
+        """
+        features, single = self._features(observation)
+        noise = self.policy.head.noise(len(features), generator or self.generators["acting"]).to(self.device)
+        return self._to_numpy(self.policy.head.sample(features, noise), single)
+
+    @torch.no_grad()
+    def q(self, observation: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """Return what the critic thinks of actions.
+
+        Args:
+            observation: (n, O); images (n, H, W, C).
+            action: (n, A), one for each observation; with action chunks (n, h, A).
+
+        Returns:
+            (E, n), the value by each member of the critic's ensemble.
+
+        Raises:
+            ConfigError: if the agent learns no critic.
+            ShapeError: as `act` does, and for actions of another shape, naming both.
+        """
+        if self.critic is None:
+            raise ConfigError(
+                f"This agent has no critic: {type(self.policy).__name__} learns without one. "
+                "Train with another policy, as in policy=q_gradient, to have values."
             )
-        features = self.encoder(torch.from_numpy(rows).to(self.device))
-        noise = self._acting_noise(len(rows), generator)
-        actions = self.policy.act(features, noise, self.critic, temperature=temperature).cpu().numpy()
-        if self.action_chunk > 1:
-            actions = actions.reshape(-1, self.action_chunk, self.action_dim)
-        return actions[0] if single else actions
+        features, _ = self._features(observation)
+        return self.critic.q(features, self._actions({"action": action}, "action", len(features))).cpu().numpy()
 
     def export(self, path: str | Path, format: Literal["onnx", "torch_export", "aot_inductor"] | None = None) -> Path:
         """Write the policy to a file that acts without this library.
@@ -371,6 +398,27 @@ class Agent:
         from genpolicy.training.export import export
 
         return export(self, path, format)
+
+    def _features(self, observation: np.ndarray) -> tuple[Tensor, bool]:
+        """The features of one or many observations, (n, F), and whether it was one."""
+        array = np.asarray(observation)
+        array = array.astype(np.uint8 if self.images and array.dtype == np.uint8 else np.float32, copy=False)
+        shape = self.observation_shape
+        single = array.ndim == len(shape)
+        rows = array[None] if single else array
+        if rows.ndim != len(shape) + 1 or rows.shape[1:] != shape:
+            wanted = ", ".join(map(str, shape))
+            raise ShapeError(
+                f"The observation has shape {array.shape}; this agent takes ({wanted}{',' * (len(shape) == 1)}) "
+                f"or (n, {wanted}). Was it trained on another task?"
+            )
+        return self.encoder(torch.from_numpy(rows).to(self.device)), single
+
+    def _to_numpy(self, actions: Tensor, single: bool) -> np.ndarray:
+        array = actions.cpu().numpy()
+        if self.action_chunk > 1:
+            array = array.reshape(-1, self.action_chunk, self.action_dim)
+        return array[0] if single else array
 
     def _acting_noise(self, n: int, generator: Generators) -> Tensor:
         if generator is None:

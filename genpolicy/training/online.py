@@ -30,6 +30,7 @@ METRIC_FORMULAS = {
     "exploration/success": "1 if its last step was a success, else 0, where the environment reports it",
     "exploration/episodes": "number of finished episodes",
 }
+"""What the metrics of exploration are, by name."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ METRIC_FORMULAS = {
     "grad_norm": "norm of the loss's gradient with respect to all parameters of the part, before clipping",
     "learning_rate": "rate of this update, by the schedule",
 }
+"""What the metrics of an update are, by name without the part's prefix."""
 
 
 @dataclass(frozen=True)

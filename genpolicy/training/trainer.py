@@ -30,6 +30,7 @@ METRIC_FORMULAS = {
     "time/updates_per_second": "updates since the last line / their seconds, without evaluations and checkpoints",
     "time/seconds": "wall-clock time of the run so far, of all its sessions, with evaluations",
 }
+"""What the metrics of time are, by name."""
 
 STATUS_SECONDS = 1.0
 """Shortest time between two updates of status.json while training runs."""

@@ -371,6 +371,14 @@ def test_tables_and_figures_are_written(page):
         assert "<svg" in (page.parent / f"{figure}.svg").read_text()
 
 
+def test_names_of_files_suit_every_system(tmp_path):
+    tasks = [TASKS[0], "minari:D4RL/door/human-v2"]
+    write_report(results_folder(tmp_path / "out", tasks=tasks, seeds=2))
+    names = [file.name for file in (tmp_path / "out" / "report").iterdir()]
+    assert "quality-cost-minari-D4RL-door-human-v2.png" in names
+    assert not any(set(name) & set('<>:"|?*') for name in names)
+
+
 def test_same_results_give_the_same_files(out, page, tmp_path):
     again = write_report(out, tmp_path / "again").parent
     for file in page.parent.iterdir():

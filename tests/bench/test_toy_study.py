@@ -15,7 +15,7 @@ from genpolicy import cli
 from genpolicy.bench import toy as study
 from genpolicy.bench import toy_runs
 from genpolicy.bench.toy_report import diverged, render_tables, summarise
-from genpolicy.bench.toy_runs import KnownQ, make_agent, make_batch, run_job
+from genpolicy.bench.toy_runs import KnownQ, make_agent, run_job
 from genpolicy.data import toy
 from genpolicy.errors import ConfigError
 from genpolicy.heads.reformulations import REFORMULATIONS
@@ -158,7 +158,7 @@ def test_the_known_q_is_what_the_policy_climbs(generator: torch.Generator) -> No
     density = toy.get_density("grid")
     before = agent.act(torch.ones(200, 2).numpy())
     for _ in range(60):
-        metrics = agent.update(make_batch(density, 64, generator))
+        metrics = agent.update(density.transitions(64, generator))
     after = agent.act(torch.ones(200, 2).numpy())
     assert abs(before.mean()) < 1e-6 and after.mean() > 0.8  # from the middle of the box to the corner (1, 1)
     assert float(metrics["policy/q"]) > 0.9

@@ -411,12 +411,11 @@ def test_interrupt_ends_all_processes_quietly(tmp_path, early):
     script = tmp_path / "script.py"
     script.write_text(
         "from genpolicy.data.generation import generate\n"
-        "if __name__ == '__main__':\n"
-        "    try:\n"
-        f"        generate({MAZE!r}, directory={str(tmp_path)!r}, episodes=2, episode_steps=500000,\n"
-        "                 workers=2, progress=lambda *call: print(*call, flush=True))\n"
-        "    except KeyboardInterrupt:\n"
-        "        print('interrupted')\n"
+        "try:\n"  # without a main guard, which nobody writes in a notebook
+        f"    generate({MAZE!r}, directory={str(tmp_path)!r}, episodes=2, episode_steps=500000,\n"
+        "             workers=2, progress=lambda *call: print(*call, flush=True))\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -92,7 +92,7 @@ def test_draws_hold_noise_for_the_baseline_only_where_it_samples(generator: torc
 
 
 def test_without_a_critic_the_loss_says_what_to_choose() -> None:
-    with pytest.raises(ConfigError, match="needs a critic, but critic is null"):
+    with pytest.raises(ConfigError, match="AdvantageWeighted needs a critic, but critic is null"):
         make().loss(make_batch(), None, AdvantageWeightedDraws(torch.randn(B, A), ()), {})
 
 

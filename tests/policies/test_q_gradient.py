@@ -129,7 +129,9 @@ def test_pretraining_is_the_mean_of_the_heads_loss_without_critic_and_weight() -
 
 
 def test_training_without_a_critic_says_what_to_choose() -> None:
-    with pytest.raises(ConfigError, match=r"needs a critic, but critic is null.*critic=td.*policy=behaviour_cloning"):
+    with pytest.raises(
+        ConfigError, match=r"QGradient needs a critic, but critic is null.*critic=td.*policy=behaviour_cloning"
+    ):
         make().loss(make_batch(), None, make_draws(), STEP)
 
 

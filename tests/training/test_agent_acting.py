@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from genpolicy.errors import ShapeError
+from genpolicy.errors import ConfigError, ShapeError
 from tests.helpers import ACTION_DIM, OBSERVATION_DIM, raw_batch, small_agent
 
 
@@ -84,3 +84,51 @@ def test_an_observation_that_does_not_fit_is_refused_with_both_shapes(shape: tup
 def test_a_wrong_number_of_generators_is_refused() -> None:
     with pytest.raises(ShapeError, match="2 generators"):
         small_agent().act(np.zeros((3, OBSERVATION_DIM)), [torch.Generator(), torch.Generator()])
+
+
+@pytest.mark.parametrize("acting", ["best", "mean", "single"])
+def test_samples_are_the_heads_own_whatever_acting_does_with_them(acting: str) -> None:
+    agent = small_agent("gaussian_ql", f"policy.acting={acting}", "policy.temperature=0")
+    observations = np.random.default_rng(0).normal(size=(400, OBSERVATION_DIM)).astype(np.float32)
+    samples = agent.sample(observations, torch.Generator().manual_seed(3))
+    mean, log_std = agent.policy.head.distribution(torch.from_numpy(observations))
+    noise = torch.randn(400, ACTION_DIM, generator=torch.Generator().manual_seed(3))
+    np.testing.assert_allclose(samples, (mean + log_std.exp() * noise).detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert samples.dtype == np.float32 and np.abs(samples).max() > 1
+    assert agent.sample(observations[0]).shape == (ACTION_DIM,)
+    with pytest.raises(ShapeError, match=rf"shape \(400, 1\).*\(n, {OBSERVATION_DIM}\)"):
+        agent.sample(observations[:, :1])
+
+
+def test_without_a_generator_samples_go_on_with_the_agents_own_noise() -> None:
+    first, second = small_agent("gaussian_ql"), small_agent("gaussian_ql")
+    observation = np.ones(OBSERVATION_DIM)
+    drawn = [first.sample(observation) for _ in range(2)]
+    assert not np.array_equal(*drawn)
+    np.testing.assert_array_equal(drawn, [second.sample(observation) for _ in range(2)])
+
+
+def test_q_is_what_every_member_of_the_critic_says_of_given_actions() -> None:
+    agent = small_agent("meanflow_ql", "critic.ensemble_size=3")
+    rng = np.random.default_rng(0)
+    observations, actions = rng.normal(size=(5, OBSERVATION_DIM)), rng.uniform(-1, 1, size=(5, ACTION_DIM))
+    values = agent.q(observations, actions)
+    assert values.shape == (3, 5)
+    tensors = (torch.tensor(array, dtype=torch.float32) for array in (observations, actions))
+    np.testing.assert_allclose(values, agent.critic.q(*tensors).detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(values, agent.q(observations, -actions))
+    with pytest.raises(ShapeError, match=rf"\(5, 1\); expected \(5, {ACTION_DIM}\)"):
+        agent.q(observations, actions[:, :1])
+
+
+def test_q_of_an_agent_that_learns_no_values_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no critic: BehaviourCloning.*policy=q_gradient"):
+        small_agent("bc").q(np.zeros((1, OBSERVATION_DIM)), np.zeros((1, ACTION_DIM)))
+
+
+def test_samples_and_values_of_chunks_have_an_axis_for_the_actions_of_a_chunk() -> None:
+    agent = small_agent("qc_fql", "data.action_chunk=3")
+    observations = np.zeros((4, OBSERVATION_DIM))
+    samples = agent.sample(observations)
+    assert samples.shape == (4, 3, ACTION_DIM)
+    assert agent.q(observations, samples).shape == (2, 4)

@@ -43,7 +43,7 @@ def draw(pictures: Iterable[Picture]) -> Iterator[Drawing]:
 
 def save(drawing: Drawing, folder: Path) -> None:
     """Write a picture as PNG and SVG, on white."""
-    name = drawing.picture.id.replace("/", "-")
+    name = re.sub(r"[/:]", "-", drawing.picture.id)  # Minari's names have both; Windows takes no colon
     end = drawing.svg.index(">", drawing.svg.index("<svg")) + 1
     svg = f'{drawing.svg[:end]}\n <rect width="100%" height="100%" fill="#ffffff"/>{drawing.svg[end:]}'
     write_atomic(folder / f"{name}.svg", svg.encode())

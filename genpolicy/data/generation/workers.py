@@ -6,10 +6,8 @@ when the pipe closes, so no worker outlives the process that started it.
 
 import multiprocessing
 import signal
-import threading
 import traceback
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 
 from genpolicy.data.generation.recipes import Recipe
 from genpolicy.data.generation.rollout import Episode, Simulator
+from genpolicy.envs.processes import undisturbed_start
 from genpolicy.errors import DataError
 
 Finished = Generator[tuple[Episode, dict[str, np.ndarray]], None, None]
@@ -52,7 +51,7 @@ def collect(recipe: Recipe, episodes: Sequence[Episode], *, seed: int, steps: in
         for _ in range(min(workers, len(episodes))):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, recipe, seed, steps), daemon=True)
-            with _deaf_to_interrupts():
+            with undisturbed_start():
                 process.start()
             theirs.close()
             processes[ours] = process
@@ -90,23 +89,8 @@ def _hand_out(processes: dict[Any, Any], episodes: Sequence[Episode]) -> Finishe
 def _death_notice(exit_code: int | None) -> str:
     return (
         f"A worker process ended unexpectedly (exit code {exit_code}). If it was killed (negative code), "
-        "memory may be short: choose fewer workers. If it ended at its start (code 1), the calling script "
-        "probably lacks `if __name__ == '__main__':`, which worker processes need: add it, or choose "
-        "workers=1. Finished episodes are kept, and the same call goes on from them."
+        "memory may be short: choose fewer workers. Finished episodes are kept, and the same call goes on from them."
     )
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Let processes started inside ignore Ctrl-C from their first moment: the parent will end them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may change signal handlers
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def _work(connection: Connection, recipe: Recipe, seed: int, steps: int) -> None:

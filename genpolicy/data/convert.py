@@ -87,7 +87,8 @@ def convert_dataset(
         target: a file ending in ``.npz`` or ``.hdf5``, or else the folder of a Minari dataset.
         source_format: of the source; told from its name if not given.
         target_format: of the target; told from its name if not given.
-        task: of OGBench's, whose rewards and masks are computed for the source.
+        task: of OGBench's, whose rewards and masks are computed for the source; or of D4RL's, whose environment and
+            reference returns a Minari dataset shall name (its rewards are the source's).
         environment: Gymnasium id that a Minari dataset shall name; by default the task's.
         overwrite: whether an existing target is replaced.
 
@@ -110,7 +111,13 @@ def convert_dataset(
         raise ConfigError(f"Source and target are both {file}. Choose another target.")
     table = _read(file, source_format or _format_of(file))
     if task is not None:
-        _label(table, file, task)
+        if get_task(task).source == "ogbench":
+            _label(table, file, task)
+        elif form != "minari":
+            raise ConfigError(
+                f"Only Minari's format names the environment of '{task}'; rewards are computed for OGBench's single "
+                "tasks alone. Leave task (--task) out."
+            )
         environment = environment or get_task(task).environment
     raise_problems(f"{file} cannot be converted", length_problem({key: len(a) for key, a in table.columns.items()}))
     with _appearing(goal) as part:
@@ -414,10 +421,7 @@ def _label(table: Table, file: Path, name: str) -> None:
     """Put a task's rewards and masks into the table."""
     from genpolicy.data import load_dataset
 
-    task = get_task(name)
-    if task.source != "ogbench":
-        raise ConfigError(f"'{name}' has no rewards of its own to compute: name a single task of OGBench's.")
-    labelled = load_dataset(task, path=file, download=False)[0]
+    labelled = load_dataset(get_task(name), path=file, download=False)[0]
     table.columns["rewards"], table.columns["masks"] = labelled.rewards.numpy(), labelled.masks.numpy()
 
 

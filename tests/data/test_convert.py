@@ -9,7 +9,7 @@ import torch
 from gymnasium.spaces import Box
 from minari import MinariDataset
 
-from genpolicy.data import BatchSampler, check_file, convert_dataset, d4rl, load_dataset, load_file, minari
+from genpolicy.data import BatchSampler, check_file, convert_dataset, d4rl, get_task, load_dataset, load_file, minari
 from genpolicy.data.files import read_hdf5
 from genpolicy.data.npz import read_arrays
 from genpolicy.errors import ConfigError, DataError, StorageError
@@ -173,6 +173,16 @@ def test_a_task_gives_an_ogbench_file_its_rewards_and_its_environment(tmp_path):
     assert env.spec.id == "pointmaze-medium-singletask-task1-v0"
 
 
+def test_a_d4rl_task_gives_a_minari_dataset_its_environment_and_its_scores(tmp_path):
+    source = real("d4rl/door-expert-v1.hdf5")
+    folder = convert_dataset(source, tmp_path / "door-v0", task="door-expert-v1")
+    task, official = get_task(f"minari:{folder}"), get_task("door-expert-v1")
+    assert (task.metric, task.reference_returns) == ("score", official.reference_returns)
+    env = MinariDataset(str(folder / "data")).recover_environment()
+    assert env.spec.id == official.environment == "d4rl/door"
+    assert torch.equal(transitions(minari.read_folder(folder))["rewards"], transitions(load_file(source))["rewards"])
+
+
 def test_minari_itself_reads_what_is_written_and_knows_its_id(tmp_path, monkeypatch):
     import minari as package
 
@@ -241,8 +251,8 @@ def test_options_that_do_not_fit(tmp_path, source):
         convert_dataset(source, tmp_path / "a.hdf5", environment="Pendulum-v1")
     with pytest.raises(ConfigError, match="Gymnasium knows no environment 'Nothing-v0'"):
         convert_dataset(source, tmp_path / "a-v0", environment="Nothing-v0")
-    with pytest.raises(ConfigError, match="name a single task of OGBench's"):
-        convert_dataset(source, tmp_path / "a-v0", task="door-human-v1")
+    with pytest.raises(ConfigError, match="Only Minari's format names the environment of 'door-human-v1'"):
+        convert_dataset(source, tmp_path / "a.hdf5", task="door-human-v1")
     assert [path.name for path in tmp_path.iterdir()] == ["source.npz"]
 
 

@@ -11,7 +11,7 @@ from genpolicy.heads.gaussian import GaussianConfig, GaussianHead
 from genpolicy.heads.meanflow import MeanFlowConfig, MeanFlowHead
 from genpolicy.heads.mixture import MixtureConfig, MixtureHead
 from genpolicy.heads.objectives import OBJECTIVES, Objective
-from genpolicy.heads.protocols import HasCurriculum, HasLogProb, HasSharedNoise
+from genpolicy.heads.protocols import HasCurriculum, HasLogProb, HasLossWithSample
 from genpolicy.heads.reformulations import REFORMULATIONS, Reformulation
 from genpolicy.heads.shortcut import ShortcutConfig, ShortcutHead
 from genpolicy.heads.tanh_gaussian import TanhGaussianConfig, TanhGaussianHead
@@ -37,7 +37,7 @@ __all__ = [
     "GenerativeHead",
     "HasCurriculum",
     "HasLogProb",
-    "HasSharedNoise",
+    "HasLossWithSample",
     "HeadLoss",
     "MeanFlowConfig",
     "MeanFlowHead",

@@ -37,7 +37,7 @@ class DistilledFlowHead(GenerativeHead):
 
     The flow's action is a constant in the distillation; the student's is not clipped. `sample` is the student. A
     policy that follows a critic's gradient therefore moves the student only: no gradient goes through the solver, and
-    the flow stays a model of the data. Its improved action shares the noise of the distillation (`shared_noise`).
+    the flow stays a model of the data. The action that it improves is the one of the distillation (`loss_with_sample`).
 
     **Paper notation** (arXiv:2502.02538, eqs. 5, 7 and 9): mu_omega = student, mu_theta = flow, z = noise, M = K,
     alpha = distill_weight if the policy's bc_weight is 1. The flow's clock: `FlowHead`.
@@ -69,18 +69,21 @@ class DistilledFlowHead(GenerativeHead):
         """Draw the flow's numbers and the noise of the distillation for n rows."""
         return DistilledFlowDraws(self.flow.draw(n, generator), self.noise(n, generator))
 
-    def shared_noise(self, draws: DistilledFlowDraws) -> Float[Tensor, "B A"]:
-        """Return the noise of the distillation."""
-        return draws.noise
-
     def loss(self, features: Float[Tensor, "B F"], action: Float[Tensor, "B A"], draws: DistilledFlowDraws) -> HeadLoss:
         """Return the flow-matching loss and the weighted distillation; see the class."""
+        return self.loss_with_sample(features, action, draws)[0]
+
+    def loss_with_sample(
+        self, features: Float[Tensor, "B F"], action: Float[Tensor, "B A"], draws: DistilledFlowDraws
+    ) -> tuple[HeadLoss, Float[Tensor, "B A"]]:
+        """Return the loss, and the student's actions in it."""
         fit = self.flow.loss(features, action, draws.flow)
         with torch.no_grad():  # Stop-gradient: the flow teaches, the student alone learns from the distance.
             target = self.flow.sample(features, draws.noise).clamp(-1, 1)
-        distillation = (self.sample(features, draws.noise) - target).square().mean(dim=-1)
+        sample = self.sample(features, draws.noise)
+        distillation = (sample - target).square().mean(dim=-1)
         metrics = fit.metrics | {"distill_loss": distillation.detach().mean()}
-        return HeadLoss(fit.per_sample + self.config.distill_weight * distillation, fit.fit, metrics)
+        return HeadLoss(fit.per_sample + self.config.distill_weight * distillation, fit.fit, metrics), sample
 
     def sample(
         self, features: Float[Tensor, "*batch F"], noise: Float[Tensor, "*batch A"]

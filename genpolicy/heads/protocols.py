@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genpolicy.heads.base import HeadLoss
+
 
 @runtime_checkable
 class HasCurriculum(Protocol):
@@ -39,9 +41,11 @@ class HasLogProb(Protocol):
 
 
 @runtime_checkable
-class HasSharedNoise(Protocol):
-    """A head whose loss generates actions from noise of its own, which the policy's improvement shall share."""
+class HasLossWithSample(Protocol):
+    """A head whose loss generates actions from noise of its own, which the policy shall improve."""
 
-    def shared_noise(self, draws: Any) -> Tensor:
-        """Return the noise (B, ...) in what `draw` returned."""
+    def loss_with_sample(
+        self, features: Float[Tensor, "B F"], action: Float[Tensor, "B A"], draws: Any
+    ) -> tuple[HeadLoss, Float[Tensor, "B A"]]:
+        """Return what `loss` returns, and the actions that it generated: differentiable, not clipped."""
         ...

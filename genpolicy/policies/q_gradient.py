@@ -12,8 +12,8 @@ from torch.nn import functional
 from genpolicy.batch import Batch
 from genpolicy.compatibility import Parts
 from genpolicy.critics.base import Critic
-from genpolicy.heads.base import GenerativeHead
-from genpolicy.heads.protocols import HasSharedNoise
+from genpolicy.heads.base import GenerativeHead, HeadLoss
+from genpolicy.heads.protocols import HasLossWithSample
 from genpolicy.options import option
 from genpolicy.policies.base import (
     ACTION_HIGH,
@@ -46,7 +46,7 @@ class QGradientConfig(RankingPolicyConfig):
 class QGradientDraws(NamedTuple):
     """Draws of the Q-gradient loss: the head's, and the noise (B, ...) of the improved action.
 
-    `noise` is () where the improved action needs none of its own: at the mode, or if the head shares its noise.
+    `noise` is () where the improved action needs none of its own: at the mode, or if the head's loss generates it.
     """
 
     head: Any
@@ -63,7 +63,7 @@ class QGradient(Policy):
         scale = 1 / max(mean |Q|, 1e-6) without gradient if normalize_q, else 1
 
     The Q gradient is zero for clipped coordinates, so outside the bounds only the penalty and the fit act. A head whose
-    loss generates actions from noise of its own shares that noise, so that Q and fit pull at the same action (FQL,
+    loss generates actions from noise of its own hands them over, so that Q and fit pull at the same action (FQL,
     arXiv:2502.02538). With improve=mode the noise is zero, as in TD3+BC (arXiv:2106.06860), whose lambda is our
     scale / bc_weight with normalize_q, and in the DDPG+BC form of IQL.
 
@@ -75,7 +75,8 @@ class QGradient(Policy):
 
     def __init__(self, config: QGradientConfig, *, head: GenerativeHead, total_steps: int):
         super().__init__(config, head=head, total_steps=total_steps)
-        self.shares_noise = isinstance(head, HasSharedNoise)
+        self.at_mode = config.improve == "mode"
+        self.given_by_loss = isinstance(head, HasLossWithSample) and not self.at_mode
         self.bc_weight = BCWeight(config.bc_schedule, initial=config.bc_weight, total_steps=total_steps)
 
     @classmethod
@@ -108,8 +109,7 @@ class QGradient(Policy):
     def draw(self, n: int, generator: torch.Generator, *, progress: float = 1.0) -> QGradientDraws:
         """Draw the head's random numbers and the noise of the improved action."""
         head = draw_for_head(self.head, n, generator, progress)
-        own = self.config.improve == "sample" and not self.shares_noise
-        return QGradientDraws(head, self.head.noise(n, generator) if own else ())
+        return QGradientDraws(head, () if self.at_mode or self.given_by_loss else self.head.noise(n, generator))
 
     def loss(
         self, batch: Batch, critic: Critic | None, draws: QGradientDraws, state: Mapping[str, Tensor]
@@ -117,12 +117,11 @@ class QGradient(Policy):
         """Return the Q term, the bound penalty and the weighted fit; see the class."""
         critic = self.require(critic)
         # Fit to the data
-        fit = self.head.loss(batch.features, batch.actions, draws.head)
+        fit, action = self._fit(batch, draws)
         weight, new_state = self.bc_weight(fit.fit.detach().mean(), state)
         bc_loss = fit.per_sample.mean()
 
         # Improvement by the critic
-        action = self.head.sample(batch.features, self.improving_noise(draws, batch.features))
         bound_loss = functional.relu(action - ACTION_HIGH).mean() + functional.relu(ACTION_LOW - action).mean()
         qs = critic.q(batch.features, action.clamp(ACTION_LOW, ACTION_HIGH))
         q = qs.mean(dim=0) if self.config.q_agg == "mean" else qs.amin(dim=0)
@@ -145,10 +144,10 @@ class QGradient(Policy):
         """Return the mean of the head's loss."""
         return cloning_loss(self.head, batch, draws.head)
 
-    def improving_noise(self, draws: QGradientDraws, features: Float[Tensor, "B F"]) -> Float[Tensor, "B ..."]:
-        """Return the noise of the action whose Q is maximised: the draws' own, the head's shared one, or zero."""
-        if self.config.improve == "mode":
-            return features.new_zeros(len(features), *self.head.noise_shape)
-        noise = cast("HasSharedNoise", self.head).shared_noise(draws.head) if self.shares_noise else draws.noise
+    def _fit(self, batch: Batch, draws: QGradientDraws) -> tuple[HeadLoss, Float[Tensor, "B A"]]:
+        """Return the head's loss and the action whose Q is maximised."""
+        if self.given_by_loss:
+            return cast("HasLossWithSample", self.head).loss_with_sample(batch.features, batch.actions, draws.head)
+        noise = batch.features.new_zeros(len(batch.features), *self.head.noise_shape) if self.at_mode else draws.noise
         assert isinstance(noise, Tensor)
-        return noise
+        return self.head.loss(batch.features, batch.actions, draws.head), self.head.sample(batch.features, noise)

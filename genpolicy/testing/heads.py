@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from genpolicy.heads.base import GenerativeHead, HeadLoss
-from genpolicy.heads.protocols import HasCurriculum, HasLogProb, HasSharedNoise
+from genpolicy.heads.protocols import HasCurriculum, HasLogProb, HasLossWithSample
 from genpolicy.policies.base import draw_for_head
 from genpolicy.testing.common import (
     ACTIONS,
@@ -79,7 +79,7 @@ def check_head(
             checks.compile,
             checks.curriculum,
             checks.log_prob,
-            checks.shared_noise,
+            checks.loss_with_sample,
             checks.two_modes,
         ],
     )
@@ -269,12 +269,19 @@ class _HeadChecks:
         require_shape("log_prob", log_prob, (ROWS,), torch.float64)
         require_close("both log densities", head.log_prob(features, action), log_prob, 1e-4)
 
-    def shared_noise(self) -> None:
-        """shared_noise returns noise for sample out of the draws"""
+    def loss_with_sample(self) -> None:
+        """loss_with_sample gives what loss gives, and actions with a gradient"""
         head = self.make()
-        if isinstance(head, HasSharedNoise):
-            shared = head.shared_noise(self.draws(head))
-            require_shape("shared_noise", shared, (ROWS, *head.noise_shape), torch.float32)
+        if not isinstance(head, HasLossWithSample):
+            return
+        draws = self.draws(head)
+        loss, action = head.loss_with_sample(self.features, self.action, draws)
+        wanted = head.loss(self.features, self.action, draws).per_sample
+        require_close("the losses of loss and loss_with_sample", loss.per_sample, wanted, 1e-6)
+        require_shape("the actions of loss_with_sample", action, (ROWS, ACTIONS), torch.float32)
+        require(
+            action.requires_grad, "the actions of loss_with_sample have no gradient, so no policy can improve them."
+        )
 
     def two_modes(self) -> None:
         """the head learns an action law with two modes, unless its class says unimodal = True"""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from genpolicy.errors import ConfigError
 from genpolicy.heads.distilled_flow import DistilledFlowConfig, DistilledFlowHead
-from genpolicy.heads.protocols import HasSharedNoise
+from genpolicy.heads.protocols import HasLossWithSample
 from genpolicy.networks.mlp import MLPConfig
 from tests.heads.oracle import marginal_velocity
 from tests.helpers import numpy_mlp, randomise, small_agent
@@ -48,15 +48,17 @@ def test_loss_by_hand(generator: torch.Generator) -> None:
     assert head.steps == 1
 
 
-def test_the_noise_of_flow_and_distillation_are_two_and_the_policy_shares_the_second(
+def test_flow_and_distillation_have_a_noise_each_and_the_loss_hands_over_the_action_of_the_second(
     generator: torch.Generator,
 ) -> None:
-    head = make()
-    assert isinstance(head, HasSharedNoise)
+    head, features, action = make(), torch.randn(5, 3), torch.rand(5, 2)
+    assert isinstance(head, HasLossWithSample)
     draws = head.draw(5, generator)
     assert draws.flow.noise.shape == draws.noise.shape == (5, 2)
     assert (draws.flow.noise - draws.noise).abs().min() > 0
-    assert head.shared_noise(draws) is draws.noise
+    loss, sample = head.loss_with_sample(features, action, draws)
+    assert torch.equal(loss.per_sample, head.loss(features, action, draws).per_sample)
+    assert torch.equal(sample, head.sample(features, draws.noise))
 
 
 def test_each_network_learns_from_its_own_term(generator: torch.Generator) -> None:
@@ -87,7 +89,7 @@ def test_options_of_the_flow_reach_it(generator: torch.Generator) -> None:
 
 
 def test_a_policy_follows_the_critic_at_the_noise_of_the_distillation() -> None:
-    """A Q-gradient policy generates one set of student actions: that of the distillation."""
+    """A Q-gradient policy evaluates the student once: at the noise of the distillation."""
     agent = small_agent("fql")
     draws = agent.draw(8)["policy"]
     head, seen = agent.policy.head, []
@@ -101,8 +103,8 @@ def test_a_policy_follows_the_critic_at_the_noise_of_the_distillation() -> None:
     }
     agent.policy.loss(agent.encode(batch), agent.critic, draws, agent.state)
     handle.remove()
-    assert len(seen) == 2
-    assert all(torch.equal(noise, head.shared_noise(draws.head)) for noise in seen)
+    assert len(seen) == 1
+    assert torch.equal(seen[0], draws.head.noise)
 
 
 class Exact(nn.Module):

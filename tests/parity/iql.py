@@ -110,7 +110,9 @@ def check_expected(case: Case) -> None:
         found["exp_adv_unclipped"] = exponent.clamp(max=80).exp()
         found["awr_weight"] = exponent.exp().clamp(max=policy.config.max_weight)
     else:
-        unclipped = head.sample(batch.features, policy.improving_noise(draws["policy"], batch.features))
+        at_zero = policy.config.improve == "mode"
+        noise = torch.zeros_like(batch.actions) if at_zero else draws["policy"].noise
+        unclipped = head.sample(batch.features, noise)
         found |= {"actor_actions_unclipped": unclipped, "actor_actions": unclipped.clamp(-1, 1)}
         found["actor_qs"] = critic.q(batch.features, found["actor_actions"])
         found["actor_q"] = found["actor_qs"].amin(0)

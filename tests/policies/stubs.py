@@ -60,10 +60,10 @@ def make_batch() -> Batch:
 
 
 class SharingHead(StubHead):
-    """A stub whose policy shall share the noise of its loss."""
+    """A stub whose policy shall improve the samples of its loss."""
 
-    def shared_noise(self, draws: Tensor) -> Tensor:
-        return draws
+    def loss_with_sample(self, features: Tensor, action: Tensor, draws: Tensor) -> tuple[HeadLoss, Tensor]:
+        return self.loss(features, action, draws), self.sample(features, draws)
 
 
 class DensityHead(StubHead):

@@ -94,6 +94,16 @@ class WrongDensity(GaussianHead):
         return action, log_prob + 1
 
 
+class OtherLoss(GaussianHead):
+    def loss_with_sample(self, features: Tensor, action: Tensor, draws: Any) -> tuple[HeadLoss, Tensor]:
+        return self.loss(features, action + 1, draws), self.sample(features, torch.zeros_like(action))
+
+
+class ConstantSample(GaussianHead):
+    def loss_with_sample(self, features: Tensor, action: Tensor, draws: Any) -> tuple[HeadLoss, Tensor]:
+        return self.loss(features, action, draws), self.sample(features, torch.zeros_like(action)).detach()
+
+
 @pytest.mark.parametrize(
     ("cls", "promised", "found"),
     [
@@ -110,6 +120,12 @@ class WrongDensity(GaussianHead):
         (GradientInMetrics, "loss gives HeadLoss", "metric 'nll' carries a gradient; detach it"),
         (OneMode, "two modes", "Declare `unimodal = True`"),
         (WrongDensity, "sample_with_log_prob gives", "both log densities: they differ by 1"),
+        (
+            OtherLoss,
+            "loss_with_sample gives what loss gives",
+            "the losses of loss and loss_with_sample: they differ by",
+        ),
+        (ConstantSample, "actions with a gradient", "the actions of loss_with_sample have no gradient"),
     ],
 )
 def test_a_broken_head_is_noticed(cls: type[GaussianHead], promised: str, found: str) -> None:

@@ -127,7 +127,9 @@ def _print_result(path: Path, result: "TrainResult") -> None:
     if result.updates == 0 and result.state == "completed":
         console.print(f"{path} is complete already: {result.step} steps.", highlight=False)
     else:
-        console.print(f"{result.state} after {result.step} steps: {path}", highlight=False, soft_wrap=True)
+        evaluating = result.evaluation_seconds / max(result.seconds, 1e-9)
+        spent = f"{result.seconds:.0f} s, {evaluating:.0%} of them in evaluations"
+        console.print(f"{result.state} after {result.step} steps ({spent}): {path}", highlight=False, soft_wrap=True)
     if result.last_eval is not None:
         shown = ("evaluation/success", "evaluation/score", "evaluation/return")
         scores = [f"{name} {result.last_eval[name]:.3g}" for name in shown if name in result.last_eval]
@@ -340,7 +342,11 @@ def convert_(
     ] = None,
     to: Annotated[DataFormat | None, typer.Option("--to", help="Format of TARGET, if its name does not tell.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="OGBench task whose rewards and masks are written; its files have none.")
+        str | None,
+        typer.Option(
+            help="OGBench task whose rewards and masks are written (its files have none), or D4RL task whose environment "
+            "and reference returns a Minari dataset shall name."
+        ),
     ] = None,
     environment: Annotated[
         str | None, typer.Option(help="Gymnasium id that a Minari dataset shall name; default: the task's.")

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 METRIC_FORMULAS = {
     "time/updates_per_second": "updates since the last line / their seconds, without evaluations and checkpoints",
     "time/seconds": "wall-clock time of the run so far, of all its sessions, with evaluations",
+    "time/evaluation_share": "sum of evaluation/seconds so far / time/seconds",
 }
 """What the metrics of time are, by name."""
 
@@ -49,6 +50,10 @@ class TrainResult:
     """Metrics of the last evaluation."""
     best: dict[str, Any] | None
     """Name, step, metric and value of the best evaluation."""
+    seconds: float
+    """Wall-clock time of the run, of all its sessions."""
+    evaluation_seconds: float
+    """What of it was spent in evaluations."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class Trainer:
         self.last_eval: dict[str, float] | None = None
         self._evaluated = 0  # step of the last evaluation
         self._seconds = 0.0  # spent by earlier sessions
+        self._evaluation_seconds = 0.0  # spent in evaluations, by all sessions
         self._saved = (-1, 0)  # step of the newest checkpoint, and of the evaluation that it knows
         self._shown: dict[str, float] = {}  # metrics logged last
         self._stop = stop or StopSignals()
@@ -232,7 +238,8 @@ class Trainer:
             at_once = isinstance(error, KeyboardInterrupt | GeneratorExit)
             self._report("interrupted" if at_once else "failed", f"{type(error).__name__}: {error}")
             raise
-        return TrainResult(state, self.step, self.step - first, self.last_eval, self.best)
+        done = self.step - first
+        return TrainResult(state, self.step, done, self.last_eval, self.best, self._elapsed(), self._evaluation_seconds)
 
     def _loop(self) -> Generator[Any, Any, Literal["completed", "interrupted"]]:
         total, every = self.total, self.config
@@ -276,7 +283,9 @@ class Trainer:
             values |= {f"validation/{name}": value for name, value in losses.items()}
         if self.online is not None:
             values |= self.online.metrics()
-        values |= {"time/updates_per_second": rate, "time/seconds": self._elapsed()}
+        seconds = self._elapsed()
+        share = self._evaluation_seconds / max(seconds, 1e-9)
+        values |= {"time/updates_per_second": rate, "time/seconds": seconds, "time/evaluation_share": share}
         for target in self.loggers:
             target.log("train", step, values, phase=self.phase)
         self._shown = values
@@ -314,6 +323,7 @@ class Trainer:
         for target in self.loggers:
             target.log("eval", step, values, phase=self.phase)
         self.last_eval, self._evaluated = values, step
+        self._evaluation_seconds += values.get("evaluation/seconds", 0.0)
         if self.metric not in values:
             logger.warning("No best checkpoint: %r is not among the metrics %s.", self.metric, sorted(values))
             return False
@@ -334,6 +344,7 @@ class Trainer:
             "last_eval": self.last_eval,
             "evaluated": self._evaluated,
             "seconds": self._elapsed(),
+            "evaluation_seconds": self._evaluation_seconds,
             "environment": snapshot.environment(),
         }
         directory = self.directory.checkpoints
@@ -353,6 +364,7 @@ class Trainer:
                 "agent wrote it. Resume with the code that made the run."
             )
         self.best, self._evaluated, self._seconds = state["best"], state["evaluated"], state["seconds"]
+        self._evaluation_seconds = state.get("evaluation_seconds", 0.0)
         self._saved = state["step"], state["evaluated"]
         if state["last_eval"] is not None:
             self.last_eval = {name: float(value) for name, value in state["last_eval"].items()}

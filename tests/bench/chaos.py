@@ -24,10 +24,18 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 EARLY = 0.25
 """Share of the kills that fall into the start of the runner or of its workers."""
-TIMES = ("updates_per_second", "act_milliseconds", "seconds", "training_seconds", "overhead_seconds", "finished")
+TIMES = (
+    "updates_per_second",
+    "act_milliseconds",
+    "seconds",
+    "training_seconds",
+    "overhead_seconds",
+    "evaluation_share",
+    "finished",
+)
 
 
-TIME_COLUMNS = ("seconds", "ms per action", "updates / s", "minutes per run")
+TIME_COLUMNS = ("seconds", "ms per action", "updates / s", "minutes per run", "evaluations, %")
 """Of the tables of a report."""
 
 

@@ -74,9 +74,20 @@ def test_log_lines_hold_losses_validation_and_wall_clock(path, trainer_on):
     line = json.loads((path / "train.jsonl").read_text().splitlines()[0])
     assert line.keys() == {
         "step", "phase", "policy/loss", "policy/weight_norm", "validation/policy/loss",
-        "time/updates_per_second", "time/seconds",
+        "time/updates_per_second", "time/seconds", "time/evaluation_share",
     }  # fmt: skip
     assert line["time/updates_per_second"] > 0 and line["time/seconds"] > 0
+
+
+def test_the_share_of_evaluations_is_that_of_all_sessions(path, trainer_on, fakes):
+    config = fakes["FakeConfig"](steps=4, eval_every=1)
+    slow = fakes["FakeEvaluator"](during=lambda *_: time.sleep(0.05))
+    first = trainer_on(path, config, evaluator=slow).run()
+    lines = [json.loads(line) for line in (path / "eval.jsonl").read_text().splitlines()]
+    assert first.evaluation_seconds == sum(line["evaluation/seconds"] for line in lines)
+    assert 0.6 < first.evaluation_seconds < first.seconds  # four evaluations of three steps
+    again = trainer_on(path, config).resume()
+    assert again.evaluation_seconds == first.evaluation_seconds and again.seconds > 0.6
 
 
 def test_the_rate_leaves_out_evaluations(path, trainer_on, fakes):

@@ -25,6 +25,7 @@ def cost_table(analysis: Analysis) -> Table:
         Column("ms per action", True, "Median time to choose an action for one observation."),
         Column("updates / s", True, "Training speed."),
         Column("minutes per run", True, "Wall time of a run, or of its group of seeds, evaluation included."),
+        Column("evaluations, %", True, "Share of the training's wall time that went into evaluations."),
         Column("policy parameters", True),
         Column("critic parameters", True),
         SEEDS,
@@ -33,7 +34,7 @@ def cost_table(analysis: Analysis) -> Table:
     for (task, one), group in sorted(analysis.groups.items(), key=lambda item: _place(analysis, *item[0])):
         if not group.runs:
             continue
-        mean, seconds = group.mean, group.typical("seconds")
+        mean, seconds, evaluating = group.mean, group.typical("seconds"), group.typical("evaluation_share")
         cells = [
             *task_cells(analysis, task),
             *level_cells(analysis, one),
@@ -42,6 +43,7 @@ def cost_table(analysis: Analysis) -> Table:
             number(group.typical("act_milliseconds"), 2),
             number(group.typical("updates_per_second"), 0),
             number(None if seconds is None else seconds / 60, 1),
+            number(None if evaluating is None else 100 * evaluating, 0),
             *(number(group.typical(name), 0) for name in ("policy_parameters", "critic_parameters")),
             Cell(f"{len(group.runs)}", len(group.runs)),
         ]

@@ -344,8 +344,8 @@ def convert_(
     task: Annotated[
         str | None,
         typer.Option(
-            help="OGBench task whose rewards and masks are written (its files have none), or D4RL task whose environment "
-            "and reference returns a Minari dataset shall name."
+            help="OGBench task whose rewards and masks are written (its files have none), or D4RL task whose "
+            "environment and reference returns a Minari dataset shall name."
         ),
     ] = None,
     environment: Annotated[

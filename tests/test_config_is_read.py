@@ -173,7 +173,8 @@ def test_a_dead_option_is_noticed(reads: set[tuple[type, str]], monkeypatch: pyt
 
 # Options of a run
 
-READERS = ("config.py", "cli.py", *(f"training/{name}.py" for name in ("assembly", "online", "run", "trainer")))
+TRAINING = ("assembly", "online", "run", "trainer")
+READERS = ("config.py", "cli/__init__.py", *(f"training/{name}.py" for name in TRAINING))
 
 
 def attributes_read() -> set[str]:

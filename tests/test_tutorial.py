@@ -18,7 +18,7 @@ PIP = """#!/bin/sh
 for last; do :; done
 case "$last" in ./*) exec {python} -m pip install -q --no-deps --no-build-isolation --target {site} "$last" ;; esac
 """
-GENPOLICY = '#!/bin/sh\nexec {python} -m genpolicy.cli "$@"\n'
+GENPOLICY = '#!/bin/sh\nexec {python} -m genpolicy "$@"\n'
 PYTHON = '#!/bin/sh\nexec {python} "$@"\n'
 
 

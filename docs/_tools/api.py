@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "api"
 
 INTERNAL = {
+    "__main__": "python -m genpolicy",
     "cli": "the commands; docs/cli.md has their help",
+    "cli.data": "the commands; docs/cli.md has their help",
     "bench.cli": "the commands; docs/cli.md has their help",
     "lazy": "how packages import their names on first use",
     "parts": "imports the built-in parts",

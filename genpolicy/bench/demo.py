@@ -212,7 +212,7 @@ def _start(path: Path, overrides: tuple[str, ...], data: Path) -> subprocess.Pop
     going_on = (path / "config.yaml").exists()
     settings = [f"resume={path}"] if going_on else [*overrides, f"data.dir={data}", f"run_dir={path}"]
     with _log(path).open("a") as log:
-        command = [sys.executable, "-m", "genpolicy.cli", "train", *settings]
+        command = [sys.executable, "-m", "genpolicy", "train", *settings]
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
 

@@ -40,7 +40,7 @@ TIME_COLUMNS = ("seconds", "ms per action", "updates / s", "minutes per run", "e
 
 
 def bench_run(out: Path, arguments: Sequence[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "genpolicy.cli", "bench", "run", *arguments, "--out", str(out)]
+    command = [sys.executable, "-m", "genpolicy", "bench", "run", *arguments, "--out", str(out)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=sys.stderr)
 

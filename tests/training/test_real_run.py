@@ -19,7 +19,7 @@ ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def command(*overrides: str) -> list[str]:
-    return [sys.executable, "-m", "genpolicy.cli", "train", *overrides]
+    return [sys.executable, "-m", "genpolicy", "train", *overrides]
 
 
 @pytest.mark.slow

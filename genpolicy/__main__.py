@@ -1,0 +1,5 @@
+"""``python -m genpolicy``: the command line."""
+
+from genpolicy.cli import main
+
+main()

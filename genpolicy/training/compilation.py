@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import logging
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ def compile_update(update: Callable[..., Any]) -> Callable[..., Any]:
 
     # Without this switch a gradient taken inside a compiled region breaks the graph.
     torch._dynamo.config.trace_autograd_ops = True
+    update = _with_own_code(update)
     run: Callable[..., Any] | None = None
     worked = False
 
@@ -53,6 +55,25 @@ def compile_update(update: Callable[..., Any]) -> Callable[..., Any]:
             return update(*arguments)
 
     return compiled_or_eager
+
+
+def _with_own_code(update: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a copy of a function or method with a code object of its own.
+
+    Dynamo counts compilations by code object and gives up after eight. All agents of a process share their methods, so
+    that the ninth agent would run eagerly. Dynamo also keeps what it compiled as long as the code object lives, and
+    `isolate_recompiles` of `torch.compile` would still count to 256 over all of them.
+    """
+    function: Any = getattr(update, "__func__", update)
+    copy = types.FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy if function is update else types.MethodType(copy, update.__self__)  # type: ignore[attr-defined]
 
 
 def packed(update: Update) -> Callable[..., tuple[Tensor, tuple[str, ...]]]:

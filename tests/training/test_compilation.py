@@ -1,3 +1,4 @@
+import functools
 import logging
 import platform
 import resource
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from genpolicy.training.compilation import keep_freed_memory
+from genpolicy.training.compilation import compile_update, keep_freed_memory
 from tests.helpers import raw_batch, small_agent
 
 
@@ -63,6 +64,35 @@ def test_a_batch_size_too_many_for_the_compiler_runs_eagerly(monkeypatch: pytest
     for step, size in enumerate((8, 4, 6, 5, 8)):
         agent.update(raw_batch(size))
         assert agent.step == agent.state["step"].item() == step + 1
+
+
+class Scaled:
+    """Its update is compiled anew for each factor, which Dynamo takes for a constant."""
+
+    def __init__(self, factor: int):
+        self.factor = factor
+
+    def update(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"scaled": x * self.factor}
+
+
+def test_many_agents_of_one_process_are_all_compiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker of the benchmarks trains one after another; Dynamo's limit is for each of them, not for all."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    compiled_by = []
+
+    def backend(graph: Any, inputs: Any) -> Callable:
+        compiled_by.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    with caplog.at_level(logging.WARNING):
+        for factor in (2, 3, 5):
+            run = compile_update(Scaled(factor).update)
+            assert run(torch.ones(2))["scaled"].tolist() == [factor, factor]
+    assert len(compiled_by) == 3 and not caplog.records
 
 
 @pytest.mark.slow

@@ -6,9 +6,7 @@ that may reuse its state's memory, `jax.jvp` for the MeanFlow identity, `jax.vma
 numbers are read from the agent; an option that changes what is computed is not followed. `tests/test_jax_updates.py`
 compares losses, gradients' norms, parameters and moments with ours.
 
-**Operations.** Both sides compute the same products, so torch's `FlopCounterMode` on our eager update counts for both,
-with one exception: FQL's student is written once here and used in both of its terms, while ours evaluates and
-differentiates it in each.
+**Operations.** Both sides compute the same products, so torch's `FlopCounterMode` on our eager update counts for both.
 """
 
 from collections.abc import Callable, Iterable, Mapping

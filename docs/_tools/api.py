@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "api"
 
 INTERNAL = {
-    "__main__": "python -m genpolicy",
     "cli": "the commands; docs/cli.md has their help",
     "cli.data": "the commands; docs/cli.md has their help",
     "bench.cli": "the commands; docs/cli.md has their help",

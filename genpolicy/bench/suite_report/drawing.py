@@ -36,8 +36,10 @@ def draw(pictures: Iterable[Picture]) -> Iterator[Drawing]:
             figure, vector, pixels = picture.draw(), io.StringIO(), io.BytesIO()
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once, for both files
-            figure.savefig(vector, format="svg", facecolor="none", metadata={"Date": None})
-            figure.savefig(pixels, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+            figure.savefig(vector, format="svg", facecolor="none", bbox_inches="tight", metadata={"Date": None})
+            figure.savefig(
+                pixels, format="png", dpi=150, facecolor="white", bbox_inches="tight", metadata={"Software": None}
+            )
         yield Drawing(picture, vector.getvalue(), pixels.getvalue())
 
 

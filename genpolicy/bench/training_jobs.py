@@ -115,7 +115,7 @@ def _measure(job: Job, path: Path, trained: TrainResult, before: float, seconds:
         "act_milliseconds": 1000 * _act_seconds(agent, facts["data"]["observation_shape"], job.config),
         **costs_of(agent, job.config),
         "together": _computed_together(path),
-        "evaluation_share": trained.evaluation_seconds / max(trained.seconds, 1e-9),
+        "evaluation_share": trained.evaluation_share,
         "machine": {name: facts[name] for name in _MACHINE} | {"device": job.config.device},
     }
     measuring = time.perf_counter() - started

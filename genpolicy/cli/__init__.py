@@ -119,8 +119,7 @@ def _print_result(path: Path, result: "TrainResult") -> None:
     if result.updates == 0 and result.state == "completed":
         console.print(f"{path} is complete already: {result.step} steps.", highlight=False)
     else:
-        evaluating = result.evaluation_seconds / max(result.seconds, 1e-9)
-        spent = f"{result.seconds:.0f} s, {evaluating:.0%} of them in evaluations"
+        spent = f"{result.seconds:.0f} s, {result.evaluation_share:.0%} of them in evaluations"
         console.print(f"{result.state} after {result.step} steps ({spent}): {path}", highlight=False, soft_wrap=True)
     if result.last_eval is not None:
         shown = ("evaluation/success", "evaluation/score", "evaluation/return")

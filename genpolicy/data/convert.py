@@ -46,7 +46,7 @@ from genpolicy.data.files import HDF5, ROWS_NOTE, closed_rows, find, layout_of, 
 from genpolicy.data.minari_metadata import read as read_metadata
 from genpolicy.data.minari_metadata import root
 from genpolicy.data.npz import read_arrays
-from genpolicy.data.tasks import get_task
+from genpolicy.data.tasks import Task, get_task
 from genpolicy.errors import ConfigError, DataError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -109,16 +109,18 @@ def convert_dataset(
     file = minari.fetch(str(source)) if str(source).startswith("minari:") else find(source, source_format)
     if file == goal:
         raise ConfigError(f"Source and target are both {file}. Choose another target.")
+    named = None if task is None else get_task(task)
+    computed = named is not None and named.source == "ogbench"
+    if named is not None and not computed and form != "minari":
+        raise ConfigError(
+            f"Only Minari's format names the environment of '{task}'; rewards are computed for OGBench's single "
+            "tasks alone. Leave task (--task) out."
+        )
     table = _read(file, source_format or _format_of(file))
-    if task is not None:
-        if get_task(task).source == "ogbench":
-            _label(table, file, task)
-        elif form != "minari":
-            raise ConfigError(
-                f"Only Minari's format names the environment of '{task}'; rewards are computed for OGBench's single "
-                "tasks alone. Leave task (--task) out."
-            )
-        environment = environment or get_task(task).environment
+    if named is not None:
+        environment = environment or named.environment
+        if computed:
+            _label(table, file, named)
     raise_problems(f"{file} cannot be converted", length_problem({key: len(a) for key, a in table.columns.items()}))
     with _appearing(goal) as part:
         if form == "ogbench":
@@ -126,7 +128,7 @@ def convert_dataset(
         elif form == "d4rl":
             _write_hdf5(part, table)
         else:
-            _write_minari(part, table, _identity(goal), environment if form == "minari" else None, task)
+            _write_minari(part, table, _identity(goal), environment, named)
     return goal
 
 
@@ -306,7 +308,7 @@ def _alike(arrays: list[np.ndarray]) -> bool:
     return len({(array.shape[1:], array.dtype) for array in arrays}) == 1
 
 
-def _write_minari(path: Path, table: Table, identity: str, environment: str | None, task: str | None) -> None:
+def _write_minari(path: Path, table: Table, identity: str, environment: str | None, task: Task | None) -> None:
     """Write a Minari dataset's folder with Minari's own storage."""
     package = minari.import_minari()
     from minari.data_collector import EpisodeBuffer
@@ -354,8 +356,8 @@ def _write_minari(path: Path, table: Table, identity: str, environment: str | No
     metadata |= {"dataset_id": described.get("dataset_id", identity), "minari_version": package.__version__}
     if environment is not None:
         metadata["env_spec"] = _spec(environment)
-    if task is not None and (returns := get_task(task).reference_returns) is not None:
-        metadata["ref_min_score"], metadata["ref_max_score"] = returns
+    if task is not None and task.reference_returns is not None:
+        metadata["ref_min_score"], metadata["ref_max_score"] = task.reference_returns
     if not described:
         arrays = [key for key, value in table.notes.items() if value.ndim]
         if arrays:
@@ -417,11 +419,11 @@ def _spec(environment: str) -> str:
         raise ConfigError(f"Gymnasium knows no environment '{environment}': {error}") from error
 
 
-def _label(table: Table, file: Path, name: str) -> None:
+def _label(table: Table, file: Path, task: Task) -> None:
     """Put a task's rewards and masks into the table."""
     from genpolicy.data import load_dataset
 
-    labelled = load_dataset(get_task(name), path=file, download=False)[0]
+    labelled = load_dataset(task, path=file, download=False)[0]
     table.columns["rewards"], table.columns["masks"] = labelled.rewards.numpy(), labelled.masks.numpy()
 
 

@@ -55,6 +55,11 @@ class TrainResult:
     evaluation_seconds: float
     """What of it was spent in evaluations."""
 
+    @property
+    def evaluation_share(self) -> float:
+        """Share of the run's time that was spent in evaluations."""
+        return self.evaluation_seconds / self.seconds
+
 
 @dataclass(frozen=True)
 class UpdateRequest:
@@ -284,7 +289,7 @@ class Trainer:
         if self.online is not None:
             values |= self.online.metrics()
         seconds = self._elapsed()
-        share = self._evaluation_seconds / max(seconds, 1e-9)
+        share = self._evaluation_seconds / seconds
         values |= {"time/updates_per_second": rate, "time/seconds": seconds, "time/evaluation_share": share}
         for target in self.loggers:
             target.log("train", step, values, phase=self.phase)

@@ -110,8 +110,7 @@ def check_expected(case: Case) -> None:
         found["exp_adv_unclipped"] = exponent.clamp(max=80).exp()
         found["awr_weight"] = exponent.exp().clamp(max=policy.config.max_weight)
     else:
-        at_zero = policy.config.improve == "mode"
-        noise = torch.zeros_like(batch.actions) if at_zero else draws["policy"].noise
+        noise = torch.zeros_like(batch.actions) if policy.at_mode else draws["policy"].noise
         unclipped = head.sample(batch.features, noise)
         found |= {"actor_actions_unclipped": unclipped, "actor_actions": unclipped.clamp(-1, 1)}
         found["actor_qs"] = critic.q(batch.features, found["actor_actions"])

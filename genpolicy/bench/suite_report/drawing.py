@@ -16,7 +16,7 @@ INK = "#010203"
 """As good as black; on a page it becomes the colour of the text."""
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "path"}
 STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
-STYLE |= {"axes.facecolor": "none", "grid.color": "#888888"}
+STYLE |= {"axes.facecolor": "none", "grid.color": "#888888", "savefig.bbox": "tight"}  # tight: titles are not cut
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,8 @@ def draw(pictures: Iterable[Picture]) -> Iterator[Drawing]:
             figure, vector, pixels = picture.draw(), io.StringIO(), io.BytesIO()
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once, for both files
-            figure.savefig(vector, format="svg", facecolor="none", bbox_inches="tight", metadata={"Date": None})
-            figure.savefig(
-                pixels, format="png", dpi=150, facecolor="white", bbox_inches="tight", metadata={"Software": None}
-            )
+            figure.savefig(vector, format="svg", facecolor="none", metadata={"Date": None})
+            figure.savefig(pixels, format="png", dpi=150, facecolor="white", metadata={"Software": None})
         yield Drawing(picture, vector.getvalue(), pixels.getvalue())
 
 

@@ -6,9 +6,14 @@ that may reuse its state's memory, `jax.jvp` for the MeanFlow identity, `jax.vma
 numbers are read from the agent; an option that changes what is computed is not followed. `tests/test_jax_updates.py`
 compares losses, gradients' norms, parameters and moments with ours.
 
-**Operations.** Both sides compute the same products, so torch's `FlopCounterMode` on our eager update counts for both.
+`make_update` computes the same products as ours. `make_public_update` ends at the same parameters the way the authors'
+code goes there (HiccupRL/MeanFlowQL at 3fab100a, seohongpark/fql at 719d0441): one loss of all parameters, target
+critic included, is differentiated once and the optimiser moves them all; no memory is reused; MeanFlowQL evaluates its
+consistency loss although its weight is 0, and the queries and keys of an attention over one token; FQL generates
+actions once more for a metric. It is our transcription of what is computed there, not their code.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -35,6 +40,9 @@ State = dict[str, Tree]
 Metrics = dict[str, Array]
 Update = Callable[[State, Batch, Mapping[str, Any]], tuple[State, Metrics]]
 
+PUBLIC_HEADS = 2
+"""Heads of the attention in HiccupRL/MeanFlowQL."""
+
 
 # From an agent of ours
 
@@ -58,6 +66,35 @@ def state_from(agent: Agent) -> State:
     }
     weight = {name: to_jax(agent.state[name]) for name in agent.policy.initial_state()}
     return params_from(agent) | optimizers | {"bc": weight, "step": to_jax(agent.state["step"])}
+
+
+def public_state_from(agent: Agent) -> State:
+    """As `state_from`, with the queries and keys of the authors' attention, which never move."""
+    state = state_from(agent)
+    if isinstance(agent.policy.head, MeanFlowHead):
+        for tree, scale in (
+            (state["policy"], 0.05),
+            *((state["policy_adam"][name], 0.0) for name in ("first", "second")),
+        ):
+            _add_attention(tree, scale)
+    adam = state["critic_adam"]
+    for moments in ("first", "second"):
+        adam[moments] = {"critic": adam[moments], "target": jax.tree.map(jnp.zeros_like, adam[moments])}
+    return state
+
+
+def _add_attention(policy: Tree, scale: float) -> None:
+    """Put one layer of queries, keys and values in the place of each block's values; the new weights are normal."""
+    for key, block in enumerate(policy["backbone"]["blocks"]):
+        weight, bias = (block["value"][name] for name in ("weight", "bias"))
+        width = len(bias)
+        made = scale * jax.random.normal(jax.random.key(key), (width, 2 * width), weight.dtype)
+        block["value"] = {
+            "weight": jnp.concatenate([made, weight], axis=1),
+            "bias": jnp.concatenate([jnp.zeros(2 * width, bias.dtype), bias]),
+        }
+        for name in ("query_norm", "key_norm"):
+            block[name] = {"gain": jnp.full(width // PUBLIC_HEADS, float(scale > 0), bias.dtype)}
 
 
 def _adam_from(adam: Adam, prefix: str) -> Tree:
@@ -138,9 +175,21 @@ def dit(p: Tree, frequencies: Array, features: Array, x: Array, t: Array) -> Arr
 def dit_block(p: Tree, x: Array, condition: Array) -> Array:
     shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(dense(p["modulation"], condition), 6, axis=-1)
     h = rms_norm(p["attention_norm"], x) * (1 + scale1) + shift1
-    y = x + gate1 * dense(p["attention_out"], dense(p["value"], h))
+    y = x + gate1 * dense(p["attention_out"], attended(p, h))
     h = rms_norm(p["mlp_norm"], y) * (1 + scale2) + shift2
     return y + gate2 * mlp(p["mlp"], h)
+
+
+def attended(p: Tree, x: Array) -> Array:
+    """The values; where there are queries and keys, weighted by a softmax over the one token there is."""
+    if "query_norm" not in p:
+        return dense(p["value"], x)
+    joint = dense(p["value"], x)
+    split = joint.reshape(*x.shape[:-1], 3, PUBLIC_HEADS, 1, -1)
+    queries, keys, values = (split[..., i, :, :, :] for i in range(3))
+    queries, keys = rms_norm(p["query_norm"], queries), rms_norm(p["key_norm"], keys)
+    scores = queries @ keys.swapaxes(-1, -2) / math.sqrt(keys.shape[-1])
+    return (jax.nn.softmax(scores, axis=-1) @ values).reshape(x.shape)
 
 
 def rms_norm(p: Tree, x: Array) -> Array:
@@ -160,25 +209,42 @@ def make_update(agent: Agent) -> Update:
     return jax.jit(_update_of(agent), donate_argnums=0)
 
 
-def make_drawing_update(agent: Agent) -> Callable[[State, Array, Batch], tuple[State, Array, Metrics]]:
+def make_public_update(agent: Agent) -> Update:
+    """Make the jitted update in the authors' arrangement; its state comes from `public_state_from`, its draws from
+    `public_draws`."""
+    return jax.jit(_public_update_of(agent))
+
+
+def make_drawing_update(
+    agent: Agent, *, public: bool = False
+) -> Callable[[State, Array, Batch], tuple[State, Array, Metrics]]:
     """Make the jitted update that draws its random numbers itself, from a key that it splits and returns."""
-    update, draw = _update_of(agent), make_draw(agent)
+    update, draw = _public_update_of(agent) if public else _update_of(agent), make_draw(agent)
 
     def drawing_update(state: State, key: Array, batch: Batch) -> tuple[State, Array, Metrics]:
-        key, own = jax.random.split(key)
-        state, metrics = update(state, batch, draw(own, len(batch.features)))
+        key, own, extra = jax.random.split(key, 3)
+        draws = draw(own, len(batch.features))
+        state, metrics = update(state, batch, public_draws(draws, extra) if public else draws)
         return state, key, metrics
 
-    return jax.jit(drawing_update, donate_argnums=(0, 1))
+    return jax.jit(drawing_update, donate_argnums=() if public else (0, 1))
+
+
+def public_draws(draws: Mapping[str, Any], key: Array) -> dict[str, Any]:
+    """Add what the authors' updates draw beyond ours."""
+    noise = draws["critic"].next_noise[0]
+    of_noise, of_times = jax.random.split(key)
+    times = jax.random.uniform(of_times, (2, len(noise), 1), noise.dtype)
+    return dict(draws) | {"extra_noise": jax.random.normal(of_noise, noise.shape, noise.dtype), "extra_times": times}
 
 
 def _update_of(agent: Agent) -> Update:
     policy_loss, sample = _meanflow_ql(agent) if isinstance(agent.policy.head, MeanFlowHead) else _fql(agent)
-    critic, before_step = agent.critic.config, agent.config.target_update == "before_step"
+    critic = agent.critic.config
 
     def update(state: State, batch: Batch, draws: Mapping[str, Any]) -> tuple[State, Metrics]:
         policy_grad, (policy_metrics, bc) = jax.grad(policy_loss, has_aux=True)(
-            state["policy"], state["critic"], state, batch, draws["policy"]
+            state["policy"], state["critic"], state, batch, draws
         )
         next_action = jnp.clip(sample(state["policy"], batch.next_features, draws["critic"].next_noise), -1, 1)
         target = td_target(critic, state["target"], batch, next_action)
@@ -190,12 +256,11 @@ def _update_of(agent: Agent) -> Update:
         online, critic_adam, critic_step = adam_step(
             agent.critic_optimizer, state["critic"], state["critic_adam"], critic_grad
         )
-        followed = state["critic"] if before_step else online
         metrics = _named("policy", policy_metrics | policy_step) | _named("critic", critic_metrics | critic_step)
         return {
             "policy": policy,
             "critic": online,
-            "target": jax.tree.map(lambda old, new: old + critic.ema_rate * (new - old), state["target"], followed),
+            "target": _followed(agent, state["target"], state["critic"], online),
             "policy_adam": policy_adam,
             "critic_adam": critic_adam,
             "bc": bc,
@@ -203,6 +268,66 @@ def _update_of(agent: Agent) -> Update:
         }, metrics
 
     return update
+
+
+def _public_update_of(agent: Agent) -> Update:
+    meanflow = isinstance(agent.policy.head, MeanFlowHead)
+    policy_loss, sample = _meanflow_ql(agent, public=True) if meanflow else _fql(agent, public=True)
+
+    def update(state: State, batch: Batch, draws: Mapping[str, Any]) -> tuple[State, Metrics]:
+        def total_loss(params: Tree) -> tuple[Array, Any]:
+            next_action = jnp.clip(sample(state["policy"], batch.next_features, draws["critic"].next_noise), -1, 1)
+            target = td_target(agent.critic.config, state["target"], batch, next_action)
+            of_critic, critic_metrics = critic_loss(params["critic"], batch, target)
+            of_policy, (policy_metrics, bc) = policy_loss(params["policy"], state["critic"], state, batch, draws)
+            return of_critic + of_policy, (policy_metrics, critic_metrics, bc)
+
+        params = {part: state[part] for part in ("policy", "critic", "target")}
+        grads, (policy_metrics, critic_metrics, bc) = jax.grad(total_loss, has_aux=True)(params)
+        policy, policy_adam, policy_step = adam_step(
+            agent.policy_optimizer, params["policy"], state["policy_adam"], grads["policy"]
+        )
+        critics, critic_adam, critic_step = adam_step(
+            agent.critic_optimizer,
+            {part: params[part] for part in ("critic", "target")},
+            state["critic_adam"],
+            {part: grads[part] for part in ("critic", "target")},
+        )
+        metrics = _named("policy", policy_metrics | policy_step) | _named("critic", critic_metrics | critic_step)
+        return {
+            "policy": policy,
+            "critic": critics["critic"],
+            "target": _followed(agent, critics["target"], state["critic"], critics["critic"]),
+            "policy_adam": policy_adam,
+            "critic_adam": critic_adam,
+            "bc": bc,
+            "step": state["step"] + 1,
+        }, metrics
+
+    return update
+
+
+def _followed(agent: Agent, target: Tree, before: Tree, after: Tree) -> Tree:
+    """The moving average of the critic's parameters."""
+    followed = before if agent.config.target_update == "before_step" else after
+    return jax.tree.map(lambda old, new: old + agent.critic.config.ema_rate * (new - old), target, followed)
+
+
+def operations(update: Update, *arguments: Any) -> int:
+    """Count the operations of all products of matrices in an update, two per multiply-add."""
+    return _operations(jax.make_jaxpr(update)(*arguments).jaxpr)
+
+
+def _operations(jaxpr: Any) -> int:
+    count = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, out = equation.invars[0].aval, equation.outvars[0].aval
+            count += 2 * out.size * math.prod(left.shape[axis] for axis in contracted)
+        for parameter in equation.params.values():
+            count += _operations(parameter.jaxpr) if hasattr(parameter, "jaxpr") else 0
+    return count
 
 
 def td_target(config: TDConfig, target: Tree, batch: Batch, next_action: Array) -> Array:
@@ -249,7 +374,7 @@ def learning_rate(adam: Adam, count: Array) -> Array:
     return jnp.where(count <= warmup, config.learning_rate * count / warmup, decayed) if warmup else decayed
 
 
-def _meanflow_ql(agent: Agent) -> tuple[Callable, Callable]:
+def _meanflow_ql(agent: Agent, *, public: bool = False) -> tuple[Callable, Callable]:
     """The policy's loss, and the sampling of actions without gradient."""
     head, config = agent.policy.head.config, agent.policy.config
     frequencies = to_jax(agent.policy.head.backbone.times[0].features.frequencies)
@@ -260,8 +385,17 @@ def _meanflow_ql(agent: Agent) -> tuple[Callable, Callable]:
     def sample(policy: Tree, features: Array, noise: Array) -> Array:
         return network(policy, features, noise, jnp.ones((1,) * noise.ndim, noise.dtype))
 
-    def loss(policy: Tree, critic: Tree, state: State, batch: Batch, draws: QGradientDraws) -> tuple[Array, Any]:
-        noise, t = draws.head.noise, draws.head.t
+    def consistency_loss(policy: Tree, old: Tree, batch: Batch, draws: Mapping[str, Any]) -> Array:
+        def jump(params: Tree, t: Array) -> Array:
+            x_t = (1 - t) * batch.actions + t * draws["extra_noise"]
+            return x_t - t * (x_t - network(params, batch.features, x_t, t))
+
+        first, second = draws["extra_times"]
+        return jnp.square(jump(policy, first) - jax.lax.stop_gradient(jump(old, second))).mean()
+
+    def loss(policy: Tree, critic: Tree, state: State, batch: Batch, draws: Mapping[str, Any]) -> tuple[Array, Any]:
+        own: QGradientDraws = draws["policy"]
+        noise, t = own.head.noise, own.head.t
         x_t, velocity = (1 - t) * batch.actions + t * noise, noise - batch.actions
         g, dg_dt = jax.jvp(
             lambda x_t, t: network(policy, batch.features, x_t, t), (x_t, t), (velocity, jnp.ones_like(t))
@@ -273,7 +407,7 @@ def _meanflow_ql(agent: Agent) -> tuple[Callable, Callable]:
         bc_loss = (jnp.clip(1 / power, 1e-6, 1e6) * error).mean()
         weight, bc = adaptive_weight(agent.policy.bc_weight, jax.lax.stop_gradient(bc_loss), state)
 
-        action = sample(policy, batch.features, draws.noise)
+        action = sample(policy, batch.features, own.noise)
         bound_loss = jax.nn.relu(action - 1).mean() + jax.nn.relu(-1 - action).mean()
         q = q_values(critic, batch.features, jnp.clip(action, -1, 1)).mean(0)
         scale = 1 / jnp.maximum(jnp.abs(jax.lax.stop_gradient(q)).mean(), 1e-6)
@@ -292,6 +426,9 @@ def _meanflow_ql(agent: Agent) -> tuple[Callable, Callable]:
             "head/velocity_error": jnp.square(x_t - g - velocity).mean(),
             "head/dg_dt_norm": jnp.sqrt(jnp.square(dg_dt).mean()),
         }
+        if public:
+            metrics["head/consistency_loss"] = consistency_loss(policy, state["policy"], batch, draws)
+            total = total + 0.0 * metrics["head/consistency_loss"]
         return total, (metrics, bc)
 
     return loss, sample
@@ -317,7 +454,7 @@ def adaptive_weight(weigher: BCWeight, fit: Array, state: State) -> tuple[Array,
     }
 
 
-def _fql(agent: Agent) -> tuple[Callable, Callable]:
+def _fql(agent: Agent, *, public: bool = False) -> tuple[Callable, Callable]:
     """The policy's loss, and the sampling of actions without gradient."""
     head, config = agent.policy.head.config, agent.policy.config
 
@@ -333,13 +470,14 @@ def _fql(agent: Agent) -> tuple[Callable, Callable]:
             x = x - velocity(policy, features, x, jnp.full((1, 1), 1 - i / head.flow_steps)) / head.flow_steps
         return x
 
-    def loss(policy: Tree, critic: Tree, state: State, batch: Batch, draws: QGradientDraws) -> tuple[Array, Any]:
-        noise, t = draws.head.flow
+    def loss(policy: Tree, critic: Tree, state: State, batch: Batch, draws: Mapping[str, Any]) -> tuple[Array, Any]:
+        own: QGradientDraws = draws["policy"]
+        noise, t = own.head.flow
         x_t = (1 - t) * batch.actions + t * noise
         difference = velocity(policy, batch.features, x_t, t) - (noise - batch.actions)
         flow_loss = jnp.square(difference).mean()
 
-        noise = draws.head.noise
+        noise = own.head.noise
         action = sample(policy, batch.features, noise)
         taught = jnp.clip(flow(jax.lax.stop_gradient(policy), batch.features, noise), -1, 1)
         distill_loss = jnp.square(action - taught).mean()
@@ -359,6 +497,9 @@ def _fql(agent: Agent) -> tuple[Callable, Callable]:
             "head/flow_loss": flow_loss,
             "head/distill_loss": distill_loss,
         }
+        if public:
+            drawn = jnp.clip(sample(state["policy"], batch.features, draws["extra_noise"]), -1, 1)
+            metrics["mse"] = jnp.square(drawn - batch.actions).mean()
         return total, (metrics, state["bc"])
 
     return loss, sample

@@ -1,10 +1,12 @@
 """Our compiled update beside the same update in JAX, at paper size, on the device that JAX takes by default.
 
-Both sides start from the same parameters and their first metrics are compared, so what is timed is the same work; both
-products of matrices have the same precision. With draws "given" an update gets its random numbers, with "own" it makes
-them: ours by `Agent.update`, which also checks and encodes the batch; JAX's within the jitted function. The batch is on
-the device. A round is several updates queued by the host and one wait for the device at its end, as in a training loop
-that reads no metrics. Ours is measured before and after JAX's, and the ratio is that of the medians.
+Both sides start from the same parameters and their first metrics are compared, so what is timed leads to the same
+agent; both products of matrices have the same precision. JAX's side comes in two arrangements (`jax_updates.py`):
+"ours" computes what our update computes, "public" what the authors' code computes. With draws "given" an update gets
+its random numbers, with "own" it makes them: ours by `Agent.update`, which also checks and encodes the batch; JAX's
+within the jitted function. The batch is on the device. A round is several updates queued by the host and one wait for
+the device at its end, as in a training loop that reads no metrics. Ours is measured before and after JAX's, and the
+ratio is that of the medians.
 
 On a CPU, JAX takes as many threads as the process may use cores; pin it to two to compare like with like
 (`taskset --cpu-list 0,1`).
@@ -62,10 +64,16 @@ class Ours:
 class Theirs:
     """The same update in JAX, from the same state."""
 
-    def __init__(self, ours: Ours, draws: str):
-        self.state, self.key = jax_updates.state_from(ours.agent), jax.random.key(0)
+    def __init__(self, ours: Ours, draws: str, arrangement: str):
+        public, agent, self.key = arrangement == "public", ours.agent, jax.random.key(0)
         batch, given = jax_updates.to_jax(ours.batch), jax_updates.to_jax(ours.draws)
-        with_draws, drawing = jax_updates.make_update(ours.agent), jax_updates.make_drawing_update(ours.agent)
+        if public:
+            self.state, with_draws = jax_updates.public_state_from(agent), jax_updates.make_public_update(agent)
+            given = jax_updates.public_draws(given, self.key)
+        else:
+            self.state, with_draws = jax_updates.state_from(agent), jax_updates.make_update(agent)
+        drawing = jax_updates.make_drawing_update(agent, public=public)
+        self.gflop = jax_updates.operations(with_draws, self.state, batch, given) / 1e9
 
         def update_with_draws():
             self.state, metrics = with_draws(self.state, batch, given)
@@ -106,12 +114,13 @@ def seconds(call: Callable[[], None], rounds: int, updates: int) -> list[float]:
 
 
 @pytest.mark.parametrize("draws", ["given", "own"])
+@pytest.mark.parametrize("arrangement", ["ours", "public"])
 @pytest.mark.parametrize("algorithm", ["meanflow_ql", "fql"])
-def test_update_in_jax(benchmark, algorithm: str, draws: str, precision: str, threads: int) -> None:
+def test_update_in_jax(benchmark, algorithm: str, arrangement: str, draws: str, precision: str, threads: int) -> None:
     on_gpu = jax.default_backend() == "gpu"
     rounds, updates = (20, 50) if on_gpu else (10, 3)
     ours = Ours(algorithm, "cuda" if on_gpu else "cpu", draws)
-    theirs = Theirs(ours, draws)
+    theirs = Theirs(ours, draws, arrangement)
     expected, metrics = ours.agent.update_with_draws(ours.batch, ours.draws), theirs.update_with_draws()
     for name, value in expected.items():
         tolerance = 1e-3 if precision == "float32" else 3e-2  # a tensorfloat32 has 10 bits, and errors add up
@@ -131,6 +140,7 @@ def test_update_in_jax(benchmark, algorithm: str, draws: str, precision: str, th
             "ours ms": round(1e3 * median(our_times), 3),
             "ours / JAX": round(median(our_times) / benchmark.stats["median"], 3),
             "GFLOP of ours": round(gflop, 2),
+            "GFLOP of JAX": round(theirs.gflop, 2),
             "JAX": f"{jax.__version__} on {jax.devices()[0].device_kind}",
             "precision": precision,
             "batch": BATCH,

@@ -12,12 +12,16 @@ from tests.helpers import randomise
 TRANSFORMS = [Identity(), Softsign(scale=0.1, margin=0.02), Softsign(scale=1.0, margin=0.02), Tanh(margin=0.02)]
 
 
+def name_of(transform: object) -> str:
+    return "-".join([type(transform).__name__, *map(str, vars(transform).values())])
+
+
 def make(**options: object) -> MeanFlowHead:
     config = MeanFlowConfig(backbone=MLPConfig(hidden_dims=(9,), time_features=6), **options)
     return randomise(MeanFlowHead(config, feature_dim=3, action_dim=2))
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS, ids=repr)
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=name_of)
 def test_an_action_comes_back_from_its_latent(transform: Identity | Softsign | Tanh) -> None:
     action = torch.linspace(-0.98, 0.98, 50)
     latent = transform.to_latent(action)
@@ -26,7 +30,7 @@ def test_an_action_comes_back_from_its_latent(transform: Identity | Softsign | T
     torch.testing.assert_close(latent, -latent.flip(0))
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS[1:], ids=repr)
+@pytest.mark.parametrize("transform", TRANSFORMS[1:], ids=name_of)
 def test_actions_at_the_bounds_stay_finite_and_latents_stay_inside(transform: Softsign | Tanh) -> None:
     bounds = torch.tensor([-1.0, 1.0])
     torch.testing.assert_close(transform.to_action(transform.to_latent(bounds)), 0.98 * bounds)

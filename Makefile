@@ -5,6 +5,8 @@ DEVICE ?= cuda
 BIN := $(VENV)/bin
 export NO_MKDOCS_2_WARNING = 1
 STAMP := $(VENV)/.installed
+# As many processes as cores, up to four (each takes up to two GiB); their tensors are small, so one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-slow lint types docs docs-serve bench bench-gpu clean
 
@@ -12,10 +14,10 @@ demo: $(STAMP)  ## set-up, data, training, evaluation and figures, about ten min
 	$(BIN)/genpolicy demo --out demo
 
 test: $(STAMP)  ## set-up and the default test suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(STAMP)  ## learning and robustness tests of minutes
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

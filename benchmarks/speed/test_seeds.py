@@ -2,7 +2,8 @@
 
 import multiprocessing
 import time
-from multiprocessing.synchronize import Barrier
+from multiprocessing.connection import Connection
+from statistics import median
 
 import pytest
 import torch
@@ -34,31 +35,67 @@ def test_update_of_seeds(benchmark, seeds: int, threads: int) -> None:
     torch.set_num_threads(before)
 
 
-def train_alone(seed: int, updates: int, ready: Barrier) -> float:
-    """A compiled run of its own on one thread; return its seconds once all have compiled."""
-    torch.set_num_threads(1)
+class Runner:
+    """A process that trains some seeds, as a group if there are several, and tells how long updates took."""
+
+    def __init__(self, seeds: tuple[int, ...], threads: int):
+        context = multiprocessing.get_context("spawn")
+        self.seeds, (self.pipe, theirs) = seeds, context.Pipe()
+        self.process = context.Process(target=_train_on_demand, args=(theirs, seeds, threads), daemon=True)
+        self.process.start()
+
+    def ask(self, updates: int) -> None:
+        self.pipe.send(updates)
+
+    def seconds(self) -> float:
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        self.pipe.send(0)
+        self.process.join()
+
+
+def _train_on_demand(pipe: Connection, seeds: tuple[int, ...], threads: int) -> None:
+    torch.set_num_threads(threads)
     keep_freed_memory()
-    agent, batch = make("preset=small", f"seed={seed}"), transitions(BATCH)
-    agent.accelerate()
-    for _ in range(5):
-        agent.update(batch)
-    ready.wait()
-    begun = time.perf_counter()
-    for _ in range(updates):
-        agent.update(batch)
-    return time.perf_counter() - begun
+    agents, batch = [make("preset=small", f"seed={seed}") for seed in seeds], transitions(BATCH)
+    learner = agents[0] if len(seeds) == 1 else AgentGroup(agents)
+    given = batch if len(seeds) == 1 else [batch] * len(seeds)
+    learner.accelerate()
+    while updates := pipe.recv():
+        begun = time.perf_counter()
+        for _ in range(updates):
+            learner.update(given)  # type: ignore[arg-type]
+        pipe.send(time.perf_counter() - begun)
 
 
-def test_two_processes_at_a_time(benchmark, updates: int = 300) -> None:
-    """What groups are compared with: one seed per process, a process per core."""
-    context = multiprocessing.get_context("spawn")
+def test_group_beside_two_processes(benchmark, rounds: int = 8) -> None:
+    """Four seeds in a process of two threads, and two processes of one seed and one thread; they take turns."""
+    group, alone = Runner((0, 1, 2, 3), threads=2), [Runner((seed,), threads=1) for seed in (0, 1)]
 
-    def both() -> float:
-        with context.Manager() as manager, context.Pool(2) as pool:
-            ready = manager.Barrier(2)
-            return max(pool.starmap(train_alone, [(seed, updates, ready) for seed in range(2)], chunksize=1))
+    def seed_updates_per_second(runners: list[Runner], updates: int) -> float:
+        for runner in runners:
+            runner.ask(updates)
+        seconds = max([runner.seconds() for runner in runners])
+        return sum(len(runner.seeds) for runner in runners) * updates / seconds
 
-    seconds = benchmark.pedantic(both, rounds=1)
+    seed_updates_per_second([group], 5), seed_updates_per_second(alone, 5)  # compilation
+    of_group, of_alone = [], []
+
+    def turn() -> None:
+        of_alone.append(seed_updates_per_second(alone, 120))
+        of_group.append(seed_updates_per_second([group], 60))
+
+    benchmark.pedantic(turn, rounds=rounds)
+    for runner in (group, *alone):
+        runner.close()
+    ratios = [one / other for one, other in zip(of_group, of_alone, strict=True)]
     benchmark.extra_info.update(
-        {"threads": "1 each", "seed-updates/s": round(2 * updates / seconds, 1), "median": "with start and compilation"}
+        {
+            "seed-updates/s of the group": round(median(of_group), 1),
+            "of the processes": round(median(of_alone), 1),
+            "group / processes": round(median(ratios), 2),
+            "lowest and highest": f"{min(ratios):.2f} to {max(ratios):.2f}",
+            "batch": BATCH,
+        }
     )

@@ -272,6 +272,9 @@ class BatchSampler:
         starts = (self._ends - firsts + 1 - action_chunk).clamp(min=0)  # transitions that each episode starts
         self._stops = starts.cumsum(0)
         self._offsets = firsts - self._stops + starts
+        # The episode of each transition: a search would wake other threads, which takes milliseconds on a busy machine.
+        numbers = torch.arange(len(starts), dtype=torch.int32, device=home)
+        self._episodes = numbers.repeat_interleave(starts) if dataset.file is None else None
         self._firsts, self._back = firsts, torch.arange(frame_stack - 1, -1, -1, device=home)
         self._count = int(starts.sum())
         if not self._count:
@@ -281,6 +284,7 @@ class BatchSampler:
         self._steps, self._chunk = torch.arange(n_step, device=home), torch.arange(action_chunk, device=home)
         # Double precision (which Apple's GPUs lack), so that long sums are rounded once.
         precision = torch.float32 if home.type == "mps" else torch.float64
+        self._discount = discount
         powers = torch.tensor([discount**k for k in range(n_step + 1)], dtype=torch.float64)
         self._weights, self._discounts = powers[:-1].to(home, precision), powers.float().to(home)
         self._rewards, self._masks = self._return_tables()
@@ -313,12 +317,15 @@ class BatchSampler:
         """The batch of the given transitions, numbered from 0 in the dataset's order without those that start none."""
         data = self.dataset
         rows, firsts, ends = self._locate(transitions.to(data.device))
-        next_rows = torch.minimum(rows + len(self._steps), ends)
+        if len(self._steps) == 1:  # a transition never starts at an episode's last row
+            next_rows, discounts = rows + 1, torch.full(rows.shape, self._discount, device=rows.device)
+        else:
+            next_rows = torch.minimum(rows + len(self._steps), ends)
+            discounts = self._discounts.index_select(0, next_rows - rows)
         if self._rewards is None or self._masks is None:
             rewards, masks = self._returns(rows, ends)
         else:
             rewards, masks = self._rewards.index_select(0, rows), self._masks.index_select(0, rows)
-        discounts = self._discounts.index_select(0, next_rows - rows)
         observations, actions = data.observations, data.actions
         if data.file is not None:
             before = len(self._back) - 1
@@ -340,9 +347,14 @@ class BatchSampler:
         return torch.randint(self._count, (self.batch_size,), generator=generator, device=generator.device)
 
     def _locate(self, transitions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The row that each transition starts at, and the first and the last row of its episode."""
-        episodes = torch.searchsorted(self._stops, transitions, right=True)
+        """The row that each transition starts at, and the first and the last row of its episode that it could reach."""
+        if self._episodes is None:
+            episodes = torch.searchsorted(self._stops, transitions, right=True)
+        else:
+            episodes = self._episodes.index_select(0, transitions)
         rows = transitions + self._offsets.index_select(0, episodes)
+        if len(self._steps) == len(self._back) == 1:
+            return rows, rows, rows + 1
         return rows, self._firsts.index_select(0, episodes), self._ends.index_select(0, episodes)
 
     def _returns(self, rows: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,11 @@ class EnsembleNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "E B dim"]) -> Float[Tensor, "E B dim"]:
         """Normalise over the last axis."""
-        normal = functional.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
+        if torch.compiler.is_compiling():  # 1 to 2% of an update faster than what inductor makes of layer_norm
+            variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
+            normal = (x - mean) * torch.rsqrt(variance + LAYER_NORM_EPS)
+        else:
+            normal = functional.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
         return torch.addcmul(self.bias, normal, self.weight)
 
 

@@ -25,8 +25,9 @@ def member(ensemble: EnsembleMLP, index: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_ensemble_equals_separate_networks(layer_norm: bool) -> None:
+@pytest.mark.parametrize(("layer_norm", "compiling"), [(False, False), (True, False), (True, True)])
+def test_ensemble_equals_separate_networks(layer_norm: bool, compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     ensemble = randomise(EnsembleMLP(3, 4, (6, 5), 2, layer_norm=layer_norm))
     x = torch.randn(7, 4)
     output = ensemble(x)

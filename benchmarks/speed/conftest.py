@@ -51,6 +51,13 @@ def transitions(n: int) -> dict[str, torch.Tensor]:
     }
 
 
+def chunked(agent: Agent, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch with as many actions per row as an agent's action has."""
+    if agent.action_chunk == 1:
+        return batch
+    return batch | {"actions": batch["actions"].unsqueeze(1).repeat(1, agent.action_chunk, 1)}
+
+
 @pytest.fixture
 def threads():
     """Two threads, the reference machine's cores, in a process as `genpolicy train` sets it up; restored afterwards."""

@@ -1,52 +1,77 @@
 """Where the time of a compiled update goes, by kind of work, on the CPU.
 
-``python -m benchmarks.speed.profile_update meanflow_ql`` prints a Markdown table for paper size on two threads. The
-profiler costs something itself, most for what is many small calls; the shares are what counts.
+``python -m benchmarks.speed.profile_update meanflow_ql fql`` prints a Markdown table for paper size on two threads, a
+row for each recipe; without names, for all of them, which takes a minute or two each. The rate of a matrix product is
+measured before each. The profiler costs something itself, most for what is many small calls: milliseconds and
+GFLOP/s are measured without it, and only the shares with it.
 """
 
 import argparse
+from statistics import median
+from time import perf_counter
 
 import torch
 import torch._inductor.config
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.conftest import make, transitions
+from benchmarks.speed.conftest import chunked, make, transitions
+from benchmarks.speed.test_update import matmul_gflops
+from genpolicy.recipes import recipe_names
 from genpolicy.training.compilation import keep_freed_memory
 
 UPDATES = 20
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
+KINDS = ("products", "activations, norms, losses", "optimiser, targets", "copies, norm of gradients", "Python, guards")
 
 
 def kind_of(name: str) -> str:
+    products, pointwise, optimiser, copies, python = KINDS
     if name in PRODUCTS:
-        return "matrix products"
+        return products
     if "fused" in name:
-        return "optimiser and targets" if "foreach" in name else "activations, norms, losses"
-    return "copies and the norm of gradients" if name.startswith("aten::") else "Python and the compiler's guards"
+        return optimiser if "foreach" in name else pointwise
+    return copies if name.startswith("aten::") else python
+
+
+def row(algorithm: str) -> str:
+    """Measure one recipe."""
+    torch._dynamo.reset()
+    agent = make(algorithm=algorithm)
+    batch = chunked(agent, transitions(256))
+    with FlopCounterMode(display=False) as counter:
+        agent.update(batch)
+    agent.accelerate()
+    for _ in range(5):
+        agent.update(batch)
+    rate, times = matmul_gflops(), []
+    for _ in range(UPDATES):
+        begun = perf_counter()
+        agent.update(batch)
+        times.append(perf_counter() - begun)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(UPDATES):
+            agent.update(batch)
+    spent = dict.fromkeys(KINDS, 0.0)
+    for event in profiler.key_averages():
+        spent[kind_of(event.key)] += event.self_cpu_time_total
+    gflop, seconds = counter.get_total_flops() / 1e9, median(times)
+    shares = " | ".join(f"{spent[kind] / sum(spent.values()):.0%}" for kind in KINDS)
+    reached = gflop / seconds
+    return f"| `{algorithm}` | {gflop:.2f} | {1e3 * seconds:.1f} | {reached:.0f} | {reached / rate:.0%} | {shares} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("algorithm")
-    algorithm = parser.parse_args().algorithm
+    parser.add_argument("algorithms", nargs="*", metavar="ALGORITHM", help="recipes; all without any")
+    algorithms = parser.parse_args().algorithms or recipe_names()
     torch.set_num_threads(2)
     keep_freed_memory()
     torch._inductor.config.cpp.enable_kernel_profile = True
-    agent, batch = make(algorithm=algorithm), transitions(256)
-    agent.accelerate()
-    for _ in range(5):
-        agent.update(batch)
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for _ in range(UPDATES):
-            agent.update(batch)
-    kinds: dict[str, tuple[float, float]] = {}
-    for event in profiler.key_averages():
-        spent, calls = kinds.get(kind_of(event.key), (0.0, 0.0))
-        kinds[kind_of(event.key)] = spent + event.self_cpu_time_total / UPDATES, calls + event.count / UPDATES
-    total = sum(spent for spent, _ in kinds.values())
-    print(f"| {algorithm} | ms per update | share | calls |\n|---|---|---|---|")
-    for kind, (spent, calls) in sorted(kinds.items(), key=lambda one: -one[1][0]):
-        print(f"| {kind} | {spent / 1e3:.1f} | {spent / total:.0%} | {calls:.0f} |")
+    columns = ("recipe", "GFLOP", "ms", "GFLOP/s", "share of the product's rate", *KINDS)
+    print("|", " | ".join(columns), "|\n| --- |", " | ".join(["---:"] * (len(columns) - 1)), "|", flush=True)
+    for algorithm in algorithms:
+        print(row(algorithm), flush=True)
 
 
 if __name__ == "__main__":

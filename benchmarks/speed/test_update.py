@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.conftest import make, transitions
+from benchmarks.speed.conftest import chunked, make, transitions
 from genpolicy import Agent
 from genpolicy.recipes import recipe_names
 
@@ -46,9 +46,8 @@ def test_update(benchmark, algorithm: str, preset: str, compiled: bool, threads:
 @pytest.mark.parametrize("algorithm", recipe_names())
 def test_eager_update_of(benchmark, algorithm: str, threads: int) -> None:
     """Every recipe at paper size, which compiled would take an hour."""
-    agent, batch = make(algorithm=algorithm), transitions(256)
-    if agent.action_chunk > 1:
-        batch["actions"] = batch["actions"].unsqueeze(1).repeat(1, agent.action_chunk, 1)
+    agent = make(algorithm=algorithm)
+    batch = chunked(agent, transitions(256))
     with FlopCounterMode(display=False) as counter:
         agent.update(batch)
     measure(benchmark, agent, batch, counter, rounds=10)

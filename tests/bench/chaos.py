@@ -87,7 +87,7 @@ def wait_for_moment(runner: subprocess.Popen, out: Path, draw: random.Random, st
         return start_seconds
     wait_for(lambda: ended() or saved_since(out, wall), 120.0)
     start_seconds = max(start_seconds, time.monotonic() - began)
-    wait_for(ended, draw.uniform(0.0, 1.0))
+    wait_for(ended, draw.uniform(0.0, 0.5))
     return start_seconds
 
 

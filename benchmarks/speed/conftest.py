@@ -46,6 +46,7 @@ def transitions(n: int) -> dict[str, torch.Tensor]:
         "observations": torch.randn(n, OBSERVATION_DIM, generator=generator),
         "actions": 2 * torch.rand(n, ACTION_DIM, generator=generator) - 1,
         "next_observations": torch.randn(n, OBSERVATION_DIM, generator=generator),
+        "next_actions": 2 * torch.rand(n, ACTION_DIM, generator=generator) - 1,
         "rewards": -torch.ones(n),
         "masks": torch.ones(n),
     }
@@ -55,7 +56,8 @@ def chunked(agent: Agent, batch: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     """The batch with as many actions per row as an agent's action has."""
     if agent.action_chunk == 1:
         return batch
-    return batch | {"actions": batch["actions"].unsqueeze(1).repeat(1, agent.action_chunk, 1)}
+    of_actions = ("actions", "next_actions")
+    return batch | {key: batch[key].unsqueeze(1).repeat(1, agent.action_chunk, 1) for key in of_actions}
 
 
 @pytest.fixture

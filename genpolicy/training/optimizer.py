@@ -4,6 +4,7 @@
 tensor operations, so that the whole update compiles as one region and a checkpoint holds all of it.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -94,16 +95,20 @@ class Adam:
         done = self.count.to(norm.dtype)
         first_correction = -torch.expm1(done * math.log(config.beta1)) if config.beta1 else torch.ones_like(done)
         second_correction = -torch.expm1(done * math.log(config.beta2)) if config.beta2 else torch.ones_like(done)
+        # Stacked, or compiled code for a CPU would compute both anew for every eight elements of a parameter.
+        step_size, root = torch.stack((rate / first_correction, second_correction.sqrt())).unbind()
         denominators = torch._foreach_sqrt(self.second_moments)
-        torch._foreach_div_(denominators, second_correction.sqrt())
+        torch._foreach_div_(denominators, root)
         torch._foreach_add_(denominators, config.eps)
         changes = torch._foreach_div(self.first_moments, denominators)
-        torch._foreach_mul_(changes, rate / first_correction)
+        torch._foreach_mul_(changes, step_size)
         torch._foreach_sub_(self.parameters, changes)
         return {"grad_norm": norm, "learning_rate": rate}
 
     def _norm(self, gradients: list[Tensor]) -> Tensor:
         """The global norm."""
+        if torch.compiler.is_compiling() and self.count.device.type == "cpu":  # where _foreach_norm is a call for each
+            return functools.reduce(torch.add, [one.square().sum() for one in gradients]).sqrt()
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
     def _scaled(self, gradients: list[Tensor], factor: Tensor) -> list[Tensor]:

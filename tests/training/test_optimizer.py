@@ -46,7 +46,9 @@ def test_steps_equal_those_of_torch(options: dict[str, float]) -> None:
     assert adam.count.item() == 4
 
 
-def test_clipped_steps_equal_those_of_torch() -> None:
+@pytest.mark.parametrize("compiling", [False, True])
+def test_clipped_steps_equal_those_of_torch(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     ours, theirs, norms = make_network(), make_network(), []
     adam = Adam(ours, OptimizerConfig(learning_rate=0.01, max_grad_norm=11.0), total_steps=10)
     reference = torch.optim.Adam(theirs.parameters(), lr=0.01)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from genpolicy.networks.embeddings import SinusoidalTime
-from genpolicy.networks.layers import RMSNorm, join, jvp, linear
+from genpolicy.networks.layers import GELU, RMSNorm, join, jvp, linear
 from tests.helpers import randomise
 
 
@@ -44,6 +44,18 @@ def test_a_derivative_costs_two_products() -> None:
             derivative(layer, (x,), (x,))
         counted.append(counter.get_total_flops() / (2 * 5 * 3 * 4))
     assert counted == [2, 3]
+
+
+def test_gelu_for_the_compiler_is_the_same_function_however_large_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.linspace(-300, 300, 60_001, dtype=torch.float64)
+    x = torch.cat([x, x / 100])
+    results = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        results.append(torch.func.jvp(GELU(), (x,), (torch.ones_like(x),)))
+    (expected, slope), (found, compiled_slope) = results
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(compiled_slope, slope, rtol=1e-12, atol=1e-13)
 
 
 def test_join_concatenates_broadcasts_and_leaves_out_none() -> None:

@@ -83,7 +83,7 @@ def test_many_agents_of_one_process_are_all_compiled(
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     compiled_by = []
 
-    def backend(graph: Any, inputs: Any) -> Callable:
+    def backend(graph: Any, inputs: Any, options: dict[str, Any]) -> Callable:
         compiled_by.append(graph)
         return graph.forward
 

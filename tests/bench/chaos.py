@@ -21,6 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from genpolicy.training import checkpoint
+
 REPOSITORY = Path(__file__).parents[2]
 EARLY = 0.25
 """Share of the kills that fall into the start of the runner or of its workers."""
@@ -48,17 +52,17 @@ def bench_run(out: Path, arguments: Sequence[str]) -> subprocess.Popen:
 def run_disturbed(out: Path, arguments: Sequence[str], kills: int, seed: int = 0) -> dict[str, int]:
     """Kill what runs `kills` times, start the runner again whenever it is gone, and let it finish.
 
-    The kills are spread over the run: the next one comes when so many jobs have ended.
+    The kills are spread over the run: one falls into each part of the work that is left when it is divided equally.
 
     Returns:
         How many times which kind of process was killed, and how many times the runner was started.
     """
     draw, killed = random.Random(seed), {"runner": 0, "worker": 0, "everything": 0}
     starts, runner, start_seconds = 1, bench_run(out, arguments), 1.0
-    while sum(killed.values()) < kills and runner.poll() != 0:
-        share = sum(killed.values()) / kills
-        wait_for(lambda: runner.poll() is not None or is_done(out, share), math.inf)  # noqa: B023
-        start_seconds = wait_for_moment(runner, out, draw, start_seconds)
+    while (number := sum(killed.values())) < kills and runner.poll() != 0:
+        begin, end = number / (kills + 1), (number + 1) / (kills + 1)
+        wait_for(lambda: runner.poll() is not None or progress(out) >= begin, math.inf)  # noqa: B023
+        start_seconds = wait_for_moment(runner, out, draw, start_seconds, end)
         if runner.poll() is None:
             workers = children(runner.pid)
             draw.shuffle(workers)
@@ -78,10 +82,16 @@ def run_disturbed(out: Path, arguments: Sequence[str], kills: int, seed: int = 0
     return killed | {"starts": starts}
 
 
-def wait_for_moment(runner: subprocess.Popen, out: Path, draw: random.Random, start_seconds: float) -> float:
-    """Wait for the next kill, or the runner's end; return how long it takes from a start to training."""
+def wait_for_moment(
+    runner: subprocess.Popen, out: Path, draw: random.Random, start_seconds: float, end: float
+) -> float:
+    """Wait for the next kill, for the runner's end or for `progress` to reach `end`.
+
+    Returns:
+        How long it takes from a start to training.
+    """
     began, wall = time.monotonic(), time.time()
-    ended = lambda: runner.poll() is not None  # noqa: E731
+    ended = lambda: runner.poll() is not None or progress(out) >= end  # noqa: E731
     if draw.random() < EARLY:
         wait_for(ended, draw.uniform(0.0, start_seconds))
         return start_seconds
@@ -91,13 +101,20 @@ def wait_for_moment(runner: subprocess.Popen, out: Path, draw: random.Random, st
     return start_seconds
 
 
-def is_done(out: Path, share: float) -> bool:
-    """Whether a share of the planned jobs, rounded down, has a result."""
+def progress(out: Path) -> float:
+    """Share of the planned work that is done: jobs with a result, and what other jobs have a checkpoint of."""
     try:
         jobs = json.loads((out / "plan.json").read_text())["jobs"]
     except FileNotFoundError:  # killed before there was a plan
-        jobs = 0
-    return len(list((out / "results").glob("*.json"))) >= int(share * jobs)
+        return 0.0
+    ended = {file.stem for file in (out / "results").glob("*.json")}
+    begun = 0.0
+    for run in (out / "runs").glob("*"):
+        if run.name not in ended and (saved := checkpoint.names(run / "checkpoints")):
+            with suppress(FileNotFoundError):  # deleted since, with its result written
+                steps = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["steps"]
+                begun += int(saved[-1].removeprefix("step_")) / steps
+    return (len(ended) + begun) / jobs
 
 
 def saved_since(out: Path, wall: float) -> bool:

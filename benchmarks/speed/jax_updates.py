@@ -39,6 +39,8 @@ State = dict[str, Tree]
 "step"."""
 Metrics = dict[str, Array]
 Update = Callable[[State, Batch, Mapping[str, Any]], tuple[State, Metrics]]
+Gradients = Callable[[State, Batch, Mapping[str, Any]], tuple[dict[str, Tree], Any]]
+"""By the part that they move, the policy's first, with the metrics of policy and critic and the new "bc"."""
 
 PUBLIC_HEADS = 2
 """Heads of the attention in HiccupRL/MeanFlowQL."""
@@ -60,9 +62,10 @@ def params_from(agent: Agent) -> dict[str, Tree]:
 
 def state_from(agent: Agent) -> State:
     """Copy the whole state of an agent: parameters, moments, the weight's history, and counts."""
+    critic_adam = _adam_from(agent.critic_optimizer, "online.")
     optimizers = {
         "policy_adam": _adam_from(agent.policy_optimizer, "head."),
-        "critic_adam": _adam_from(agent.critic_optimizer, "online."),
+        "critic_adam": critic_adam | {name: {"critic": critic_adam[name]} for name in ("first", "second")},
     }
     weight = {name: to_jax(agent.state[name]) for name in agent.policy.initial_state()}
     return params_from(agent) | optimizers | {"bc": weight, "step": to_jax(agent.state["step"])}
@@ -77,9 +80,9 @@ def public_state_from(agent: Agent) -> State:
             *((state["policy_adam"][name], 0.0) for name in ("first", "second")),
         ):
             _add_attention(tree, scale)
-    adam = state["critic_adam"]
     for moments in ("first", "second"):
-        adam[moments] = {"critic": adam[moments], "target": jax.tree.map(jnp.zeros_like, adam[moments])}
+        of_parts = state["critic_adam"][moments]
+        of_parts["target"] = jax.tree.map(jnp.zeros_like, of_parts["critic"])
     return state
 
 
@@ -212,14 +215,14 @@ def make_update(agent: Agent) -> Update:
 def make_public_update(agent: Agent) -> Update:
     """Make the jitted update in the authors' arrangement; its state comes from `public_state_from`, its draws from
     `public_draws`."""
-    return jax.jit(_public_update_of(agent))
+    return jax.jit(_update_of(agent, public=True))
 
 
 def make_drawing_update(
     agent: Agent, *, public: bool = False
 ) -> Callable[[State, Array, Batch], tuple[State, Array, Metrics]]:
     """Make the jitted update that draws its random numbers itself, from a key that it splits and returns."""
-    update, draw = _public_update_of(agent) if public else _update_of(agent), make_draw(agent)
+    update, draw = _update_of(agent, public=public), make_draw(agent)
 
     def drawing_update(state: State, key: Array, batch: Batch) -> tuple[State, Array, Metrics]:
         key, own, extra = jax.random.split(key, 3)
@@ -238,29 +241,26 @@ def public_draws(draws: Mapping[str, Any], key: Array) -> dict[str, Any]:
     return dict(draws) | {"extra_noise": jax.random.normal(of_noise, noise.shape, noise.dtype), "extra_times": times}
 
 
-def _update_of(agent: Agent) -> Update:
-    policy_loss, sample = _meanflow_ql(agent) if isinstance(agent.policy.head, MeanFlowHead) else _fql(agent)
-    critic = agent.critic.config
+def _update_of(agent: Agent, *, public: bool = False) -> Update:
+    gradients = (_public_gradients_of if public else _gradients_of)(agent)
 
     def update(state: State, batch: Batch, draws: Mapping[str, Any]) -> tuple[State, Metrics]:
-        policy_grad, (policy_metrics, bc) = jax.grad(policy_loss, has_aux=True)(
-            state["policy"], state["critic"], state, batch, draws
-        )
-        next_action = jnp.clip(sample(state["policy"], batch.next_features, draws["critic"].next_noise), -1, 1)
-        target = td_target(critic, state["target"], batch, next_action)
-        critic_grad, critic_metrics = jax.grad(critic_loss, has_aux=True)(state["critic"], batch, target)
-
+        grads, (policy_metrics, critic_metrics, bc) = gradients(state, batch, draws)
         policy, policy_adam, policy_step = adam_step(
-            agent.policy_optimizer, state["policy"], state["policy_adam"], policy_grad
+            agent.policy_optimizer, state["policy"], state["policy_adam"], grads.pop("policy")
         )
-        online, critic_adam, critic_step = adam_step(
-            agent.critic_optimizer, state["critic"], state["critic_adam"], critic_grad
+        critics, critic_adam, critic_step = adam_step(
+            agent.critic_optimizer, {part: state[part] for part in grads}, state["critic_adam"], grads
         )
+        followed = state["critic"] if agent.config.target_update == "before_step" else critics["critic"]
+        rate = agent.critic.config.ema_rate
         metrics = _named("policy", policy_metrics | policy_step) | _named("critic", critic_metrics | critic_step)
         return {
             "policy": policy,
-            "critic": online,
-            "target": _followed(agent, state["target"], state["critic"], online),
+            "critic": critics["critic"],
+            "target": jax.tree.map(
+                lambda old, new: old + rate * (new - old), critics.get("target", state["target"]), followed
+            ),
             "policy_adam": policy_adam,
             "critic_adam": critic_adam,
             "bc": bc,
@@ -270,11 +270,25 @@ def _update_of(agent: Agent) -> Update:
     return update
 
 
-def _public_update_of(agent: Agent) -> Update:
-    meanflow = isinstance(agent.policy.head, MeanFlowHead)
-    policy_loss, sample = _meanflow_ql(agent, public=True) if meanflow else _fql(agent, public=True)
+def _gradients_of(agent: Agent) -> Gradients:
+    policy_loss, sample = _losses_of(agent)
 
-    def update(state: State, batch: Batch, draws: Mapping[str, Any]) -> tuple[State, Metrics]:
+    def gradients(state: State, batch: Batch, draws: Mapping[str, Any]) -> tuple[dict[str, Tree], Any]:
+        policy_grad, (policy_metrics, bc) = jax.grad(policy_loss, has_aux=True)(
+            state["policy"], state["critic"], state, batch, draws
+        )
+        next_action = jnp.clip(sample(state["policy"], batch.next_features, draws["critic"].next_noise), -1, 1)
+        target = td_target(agent.critic.config, state["target"], batch, next_action)
+        critic_grad, critic_metrics = jax.grad(critic_loss, has_aux=True)(state["critic"], batch, target)
+        return {"policy": policy_grad, "critic": critic_grad}, (policy_metrics, critic_metrics, bc)
+
+    return gradients
+
+
+def _public_gradients_of(agent: Agent) -> Gradients:
+    policy_loss, sample = _losses_of(agent, public=True)
+
+    def gradients(state: State, batch: Batch, draws: Mapping[str, Any]) -> tuple[dict[str, Tree], Any]:
         def total_loss(params: Tree) -> tuple[Array, Any]:
             next_action = jnp.clip(sample(state["policy"], batch.next_features, draws["critic"].next_noise), -1, 1)
             target = td_target(agent.critic.config, state["target"], batch, next_action)
@@ -282,35 +296,14 @@ def _public_update_of(agent: Agent) -> Update:
             of_policy, (policy_metrics, bc) = policy_loss(params["policy"], state["critic"], state, batch, draws)
             return of_critic + of_policy, (policy_metrics, critic_metrics, bc)
 
-        params = {part: state[part] for part in ("policy", "critic", "target")}
-        grads, (policy_metrics, critic_metrics, bc) = jax.grad(total_loss, has_aux=True)(params)
-        policy, policy_adam, policy_step = adam_step(
-            agent.policy_optimizer, params["policy"], state["policy_adam"], grads["policy"]
-        )
-        critics, critic_adam, critic_step = adam_step(
-            agent.critic_optimizer,
-            {part: params[part] for part in ("critic", "target")},
-            state["critic_adam"],
-            {part: grads[part] for part in ("critic", "target")},
-        )
-        metrics = _named("policy", policy_metrics | policy_step) | _named("critic", critic_metrics | critic_step)
-        return {
-            "policy": policy,
-            "critic": critics["critic"],
-            "target": _followed(agent, critics["target"], state["critic"], critics["critic"]),
-            "policy_adam": policy_adam,
-            "critic_adam": critic_adam,
-            "bc": bc,
-            "step": state["step"] + 1,
-        }, metrics
+        return jax.grad(total_loss, has_aux=True)({part: state[part] for part in ("policy", "critic", "target")})
 
-    return update
+    return gradients
 
 
-def _followed(agent: Agent, target: Tree, before: Tree, after: Tree) -> Tree:
-    """The moving average of the critic's parameters."""
-    followed = before if agent.config.target_update == "before_step" else after
-    return jax.tree.map(lambda old, new: old + agent.critic.config.ema_rate * (new - old), target, followed)
+def _losses_of(agent: Agent, *, public: bool = False) -> tuple[Callable, Callable]:
+    """The policy's loss, and the sampling of actions without gradient."""
+    return (_meanflow_ql if isinstance(agent.policy.head, MeanFlowHead) else _fql)(agent, public=public)
 
 
 def operations(update: Update, *arguments: Any) -> int:
@@ -374,8 +367,7 @@ def learning_rate(adam: Adam, count: Array) -> Array:
     return jnp.where(count <= warmup, config.learning_rate * count / warmup, decayed) if warmup else decayed
 
 
-def _meanflow_ql(agent: Agent, *, public: bool = False) -> tuple[Callable, Callable]:
-    """The policy's loss, and the sampling of actions without gradient."""
+def _meanflow_ql(agent: Agent, *, public: bool) -> tuple[Callable, Callable]:
     head, config = agent.policy.head.config, agent.policy.config
     frequencies = to_jax(agent.policy.head.backbone.times[0].features.frequencies)
 
@@ -454,8 +446,7 @@ def adaptive_weight(weigher: BCWeight, fit: Array, state: State) -> tuple[Array,
     }
 
 
-def _fql(agent: Agent, *, public: bool = False) -> tuple[Callable, Callable]:
-    """The policy's loss, and the sampling of actions without gradient."""
+def _fql(agent: Agent, *, public: bool) -> tuple[Callable, Callable]:
     head, config = agent.policy.head.config, agent.policy.config
 
     def velocity(policy: Tree, features: Array, x: Array, t: Array) -> Array:

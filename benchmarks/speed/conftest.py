@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from genpolicy import Agent, make_agent
 from genpolicy.training.compilation import keep_freed_memory
@@ -58,6 +59,14 @@ def chunked(agent: Agent, batch: dict[str, torch.Tensor]) -> dict[str, torch.Ten
         return batch
     of_actions = ("actions", "next_actions")
     return batch | {key: batch[key].unsqueeze(1).repeat(1, agent.action_chunk, 1) for key in of_actions}
+
+
+def gflop_per_update(agent: Agent, batch: dict[str, torch.Tensor]) -> float:
+    """Operations of one update in 1e9; with a delayed policy the mean over its period."""
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(agent.config.policy_every):
+            agent.update(batch)
+    return counter.get_total_flops() / agent.config.policy_every / 1e9
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ GFLOP/s are measured without it, and only the shares with it.
 """
 
 import argparse
+import multiprocessing
 from statistics import median
 from time import perf_counter
 
 import torch
 import torch._inductor.config
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.conftest import chunked, make, transitions
+from benchmarks.speed.conftest import chunked, gflop_per_update, make, transitions
 from benchmarks.speed.test_update import matmul_gflops
 from genpolicy.recipes import recipe_names
 from genpolicy.training.compilation import keep_freed_memory
@@ -36,26 +36,28 @@ def kind_of(name: str) -> str:
 
 def row(algorithm: str) -> str:
     """Measure one recipe."""
-    torch._dynamo.reset()
+    torch.set_num_threads(2)
+    keep_freed_memory()
+    torch._inductor.config.cpp.enable_kernel_profile = True
     agent = make(algorithm=algorithm)
     batch = chunked(agent, transitions(256))
-    with FlopCounterMode(display=False) as counter:
-        agent.update(batch)
+    gflop, period = gflop_per_update(agent, batch), agent.config.policy_every
     agent.accelerate()
-    for _ in range(5):
+    for _ in range(6):
         agent.update(batch)
     rate, times = matmul_gflops(), []
     for _ in range(UPDATES):
         begun = perf_counter()
-        agent.update(batch)
-        times.append(perf_counter() - begun)
+        for _ in range(period):
+            agent.update(batch)
+        times.append((perf_counter() - begun) / period)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(UPDATES):
             agent.update(batch)
     spent = dict.fromkeys(KINDS, 0.0)
     for event in profiler.key_averages():
         spent[kind_of(event.key)] += event.self_cpu_time_total
-    gflop, seconds = counter.get_total_flops() / 1e9, median(times)
+    seconds = median(times)
     shares = " | ".join(f"{spent[kind] / sum(spent.values()):.0%}" for kind in KINDS)
     reached = gflop / seconds
     return f"| `{algorithm}` | {gflop:.2f} | {1e3 * seconds:.1f} | {reached:.0f} | {reached / rate:.0%} | {shares} |"
@@ -65,13 +67,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("algorithms", nargs="*", metavar="ALGORITHM", help="recipes; all without any")
     algorithms = parser.parse_args().algorithms or recipe_names()
-    torch.set_num_threads(2)
-    keep_freed_memory()
-    torch._inductor.config.cpp.enable_kernel_profile = True
     columns = ("recipe", "GFLOP", "ms", "GFLOP/s", "share of the product's rate", *KINDS)
     print("|", " | ".join(columns), "|\n| --- |", " | ".join(["---:"] * (len(columns) - 1)), "|", flush=True)
-    for algorithm in algorithms:
-        print(row(algorithm), flush=True)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # a process for each
+        for line in pool.imap(row, algorithms):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

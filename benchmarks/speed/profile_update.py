@@ -1,9 +1,9 @@
 """Where the time of a compiled update goes, by kind of work, on the CPU.
 
 ``python -m benchmarks.speed.profile_update meanflow_ql fql`` prints a Markdown table for paper size on two threads, a
-row for each recipe; without names, for all of them, which takes a minute or two each. The rate of a matrix product is
-measured before each. The profiler costs something itself, most for what is many small calls: milliseconds and
-GFLOP/s are measured without it, and only the shares with it.
+row for each recipe; without names, for all of them, which takes a minute or two each. "share of rate" is
+GFLOP/s over those of a large matrix product, measured before each; the kinds are shares of the time. The profiler
+costs something itself, most for what is many small calls: only the kinds are measured with it.
 """
 
 import argparse
@@ -22,7 +22,9 @@ from genpolicy.training.compilation import keep_freed_memory
 
 UPDATES = 20
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
-KINDS = ("products", "activations, norms, losses", "optimiser, targets", "copies, norm of gradients", "Python, guards")
+KINDS = ("products", "pointwise", "optimiser", "copies", "Python")
+"""Matrix products; activations, norms and losses; optimiser and targets, and what is fused with them; other calls of
+torch; the rest."""
 
 
 def kind_of(name: str) -> str:
@@ -59,15 +61,14 @@ def row(algorithm: str) -> str:
         spent[kind_of(event.key)] += event.self_cpu_time_total
     seconds = median(times)
     shares = " | ".join(f"{spent[kind] / sum(spent.values()):.0%}" for kind in KINDS)
-    reached = gflop / seconds
-    return f"| `{algorithm}` | {gflop:.2f} | {1e3 * seconds:.1f} | {reached:.0f} | {reached / rate:.0%} | {shares} |"
+    return f"| `{algorithm}` | {gflop:.2f} | {1e3 * seconds:.1f} | {gflop / seconds / rate:.0%} | {shares} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("algorithms", nargs="*", metavar="ALGORITHM", help="recipes; all without any")
     algorithms = parser.parse_args().algorithms or recipe_names()
-    columns = ("recipe", "GFLOP", "ms", "GFLOP/s", "share of the product's rate", *KINDS)
+    columns = ("recipe", "GFLOP", "ms", "share of rate", *KINDS)
     print("|", " | ".join(columns), "|\n| --- |", " | ".join(["---:"] * (len(columns) - 1)), "|", flush=True)
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # a process for each
         for line in pool.imap(row, algorithms):

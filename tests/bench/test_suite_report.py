@@ -19,6 +19,7 @@ from genpolicy.bench.suite_report.conclusions import conclude, warn
 from genpolicy.bench.suite_report.costs import cost_table
 from genpolicy.bench.suite_report.data_facts import data_facts, official_episodes
 from genpolicy.bench.suite_report.facts import machines
+from genpolicy.bench.suite_report.published import published_table
 from genpolicy.bench.suite_report.results import score_tables
 from genpolicy.bench.suite_report.tables import (
     Cell,
@@ -237,6 +238,16 @@ def test_one_seed_supports_nothing(tmp_path):
     assert {difference.verdict for difference in analysis.differences.values()} == {"too few seeds for an interval"}
     assert all("is better" not in sentence and "is worse" not in sentence for sentence in conclude(analysis))
     assert any("one seed" in sentence for sentence in warn(analysis))
+
+
+def test_published_scores_are_listed_only_where_there_are_any(tmp_path):
+    unpublished = "pointmaze-medium-navigate-singletask-task5-v0"
+    found, none = (
+        published_table(analyse(only(results_folder(tmp_path / task, tasks=[task], seeds=1))))
+        for task in (TASKS[0], unpublished)
+    )
+    assert {row.levels["task"] for row in found.rows} == {TASKS[0]}
+    assert none is None
 
 
 def test_runs_that_were_trained_together_are_counted_beside_the_gpu(tmp_path):

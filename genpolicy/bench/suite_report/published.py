@@ -16,7 +16,7 @@ def shows_published(study: Study) -> bool:
 
 
 def published_table(analysis: Analysis) -> Table | None:
-    """All published scores of the tasks, or None if the suite does not ask for them."""
+    """All published scores of the tasks; None if the suite does not ask for them or there are none."""
     if not shows_published(analysis.study):
         return None
     columns = (
@@ -44,6 +44,8 @@ def published_table(analysis: Analysis) -> Table | None:
         for task in analysis.tasks
         for score in _published(task)
     ]
+    if not rows:
+        return None
     note = (
         "As printed in the sources, in per cent or as a normalised score. They were measured with the sources' own "
         "budget, data and networks (seeds: see the source), not with those of this report: they show the range, and no "

@@ -8,6 +8,7 @@ python -m tests.bench.chaos /tmp/chaos 20 quick --workers 2 --generate
 """
 
 import csv
+import functools
 import json
 import math
 import os
@@ -112,9 +113,13 @@ def progress(out: Path) -> float:
     for run in (out / "runs").glob("*"):
         if run.name not in ended and (saved := checkpoint.names(run / "checkpoints")):
             with suppress(FileNotFoundError):  # deleted since, with its result written
-                steps = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["steps"]
-                begun += int(saved[-1].removeprefix("step_")) / steps
+                begun += int(saved[-1].removeprefix("step_")) / planned_steps(run)
     return (len(ended) + begun) / jobs
+
+
+@functools.cache
+def planned_steps(run: Path) -> int:
+    return yaml.safe_load((run / "config.yaml").read_text())["trainer"]["steps"]
 
 
 def saved_since(out: Path, wall: float) -> bool:
